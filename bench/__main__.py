@@ -1,0 +1,5 @@
+"""`python -m bench` is the command accelmark."""
+
+from bench.cli import main
+
+main(prog_name="accelmark")

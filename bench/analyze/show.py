@@ -1,0 +1,270 @@
+"""Show and tabulate: result files as text for people. The one place where numbers become strings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench import units
+from bench.analyze.table import Row, pivot
+from bench.errors import UserError
+from bench.record import Session
+from bench.text import plain
+
+Cells = list[list[str]]
+
+_WORDS = {
+    "bad_output": "output wrong: not counted",
+    "below_timer_floor": "too short for the clock",
+    "ci_not_reached": "less precise than asked",
+    "host_noisy": "host was busy",
+    "launch_bound": "bound by launches",
+    "not_steady": "did not settle",
+    "page_faults": "page faults in every step",
+    "strong_autocorrelation": "samples not independent",
+    "wallclock_stepped": "clock was set",
+}
+
+
+def headline(session: Session) -> list[str]:
+    """What was measured on what, in a few lines."""
+    host, lines = session.host, []
+    for number, device in enumerate(session.devices):
+        memory = f", {units.gibibytes(device.memory_bytes)}" if device.memory_bytes else ""
+        chip = f", chip {device.chip}" if device.chip else ""
+        driver = f", driver {device.driver}" if device.driver else ""
+        lines.append(f"device {number}: {device.name}{memory}{chip}{driver}")
+    lines.append(
+        f"host: {host.cpu}, {host.threads} threads, {units.gibibytes(host.memory_bytes)}, {host.system} {host.kernel}"
+    )
+    versions = [
+        f"{name} {session.software[name]}" for name in ("torch", "cuda", "hip", "python") if name in session.software
+    ]
+    lines.append(f"accelmark {session.harness.version}, method {session.harness.method}, {', '.join(versions)}")
+    lines.append(f"run {session.id}, {session.started}, suite {session.suite}, {session.rounds} rounds")
+    return [plain(line) for line in lines] + [f"note: {plain(finding.message)}" for finding in session.preflight]
+
+
+def devices(document: dict[str, Any]) -> list[str]:
+    """What is here, what can be read, what is not here and why, what will disturb."""
+    host, lines = document["host"], []
+    for device in document["devices"]:
+        memory = f", {units.gibibytes(device['memory_bytes'])}" if device["memory_bytes"] else ""
+        chip = f", chip {device['chip']}" if device["chip"] else ""
+        driver = f", driver {device['driver']}" if device["driver"] else ""
+        lines.append(f"{device['spec']:<10} {plain(device['name'])}{memory}{chip}{driver}")
+        lines += [f"{'':10}   {plain(line)}" for line in _capabilities(device)]
+    lines += ["", "not here:"]
+    lines += [f"{vendor:<10} {plain(reason)}" for vendor, reason in document["absent"].items()]
+    kind = "".join([", virtual machine" * bool(host["virtualisation"]), ", container" * host["container"]])
+    lines += [
+        "",
+        f"host       {plain(host['cpu'])}, {host['cores']} cores, {host['threads']} threads used, "
+        f"{units.gibibytes(host['memory_bytes'])}, {plain(host['system'])} {plain(host['kernel'])}{kind}",
+        "software   " + plain(", ".join(f"{name} {version}" for name, version in document["software"].items()), 500),
+        "",
+    ]
+    disturbing = [f"  - {plain(finding['message'], 300)}" for finding in document["findings"]]
+    return lines + (["what will disturb a measurement:", *disturbing] if disturbing else ["nothing seen that disturbs"])
+
+
+def listing(rows: list[dict[str, Any]]) -> str:
+    """Workloads, suites, models or chips."""
+    header = list(rows[0]) if rows else ["nothing"]
+    return tabulate(
+        [name.replace("_", " ") for name in header], [[_listed(*item) for item in row.items()] for row in rows]
+    )
+
+
+def plan(document: dict[str, Any]) -> list[str]:
+    """What will be measured, and how long it will take."""
+    several = len(document["devices"]) > 1
+    return [
+        f"suite {document['suite']} on {plain(', '.join(document['devices']), 500)}",
+        f"{len(document['cases'])} cases in {document['rounds']} rounds, each round in a fresh process: "
+        f"about {units.clock(document['estimate_s'])}",
+        *(
+            f"  {plain(one['case']):<90} {units.clock(document['rounds'] * one['estimate_s']):>7}"
+            + (f"  on {one['device']}" if several else "")
+            for one in document["cases"]
+        ),
+        *(f"  {plain(one['case']):<90} {plain(one['reason'])}" for one in document["skipped"]),
+        *(f"note: {plain(finding['message'], 300)}" for finding in document["findings"]),
+    ]
+
+
+def table(rows: Sequence[Row], style: str = "simple", *, by: str | None = None, devices: bool = False) -> str:
+    """The rows as text; with `by`, cases down and the values of that field across."""
+    if by:
+        return tabulate(*_pivot_cells(*pivot(list(rows), by)), style)
+    return tabulate(*_cells(rows, devices=devices and len({row["device"] for row in rows}) > 1), style)
+
+
+def findings(found: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """One line for each finding, and one for each file."""
+    lines = []
+    for name in map(plain, names):
+        own = [finding for finding in found if finding["file"] == name]
+        lines += [
+            f"{name}{', line ' + str(one['line']) if one['line'] else ''}: {one['level']}: {one['message']}"
+            for one in own
+        ]
+        lines.append(f"{name}: {'refused' if any(one['level'] == 'error' for one in own) else 'accepted'}")
+    return lines
+
+
+def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
+    """Verdicts as a table, then what else differs between the sides."""
+    rows, body = document["rows"], []
+    for row in rows:
+        interval = "{:.3f} to {:.3f}".format(*row["interval95"]) if row["interval95"] else ""
+        body.append(
+            [
+                plain(row["case"]),
+                _or_dash(row["before_s"], units.seconds),
+                _or_dash(row["after_s"], units.seconds),
+                _or_dash(row["ratio"], lambda ratio: f"{ratio:.3f}"),
+                interval,
+                f"{row['rounds'][0]} and {row['rounds'][1]}",
+                row["verdict"] + (f": {plain(row['reason'])}" if row["reason"] else ""),
+            ]
+        )
+    lines = [tabulate(["case", "before", "after", "time ratio", "95 % interval", "rounds", "verdict"], body, style), ""]
+    lines += [f"only before: {plain(case)}" for case in document["only_before"]]
+    lines += [f"only after: {plain(case)}" for case in document["only_after"]]
+    lines += [f"also differs: {plain(difference)}" for difference in document["differences"]]
+    if any(row["verdict"] not in {"not comparable"} and not row["interleaved"] for row in rows):
+        lines.append(
+            "the sides did not take turns: intervals include the drift between sittings; "
+            "run them alternately, several times each, for narrower ones"
+        )
+    return lines
+
+
+def rate(row: Row) -> str:
+    """The rate with its unit: 312 TFLOP/s, 1.21 TB/s, 10 600 tok/s; launches as time for one."""
+    if row["rate"] is None:
+        return plain(row["status"])
+    if row["rate_unit"] == "launch/s":
+        return f"{units.seconds(1 / row['rate'])} each"
+    if row["rate_unit"] == "tok/s":
+        return f"{units.significant(row['rate'])} tok/s"
+    return units.scaled(row["rate"], row["rate_unit"])
+
+
+def notes(row: Row) -> str:
+    """Status, where it is not plain, and flags in words."""
+    words = [] if row["status"] == "ok" else [f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]]
+    return plain("; ".join([*words, *(_WORDS.get(flag, flag) for flag in row["flags"])]), 120)
+
+
+def tabulate(header: list[str], body: Cells, style: str = "simple") -> str:
+    """Text columns as they are: numbers stand right, and nothing that looks like one is rewritten."""
+    from tabulate import tabulate as draw
+
+    if style == "github":
+        header, body = [_markdown(cell) for cell in header], [[_markdown(cell) for cell in line] for line in body]
+    align = ["left" if _wordy(body, column) else "right" for column in range(len(header))]
+    text: str = draw(body, headers=header, tablefmt=style, disable_numparse=True, colalign=align if body else None)
+    return text
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Rows as CSV in SI units. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    import csv
+    import io
+
+    out = io.StringIO()
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(fields)
+    for row in rows:
+        writer.writerow([_csv(row.get(field)) for field in fields])
+    return out.getvalue()
+
+
+def one_style(**chosen: bool) -> str | None:
+    """The one output style that was asked for. Raises UserError for two."""
+    asked = [name for name, wanted in chosen.items() if wanted]
+    if len(asked) > 1:
+        raise UserError(f"--{asked[0]} and --{asked[1]} exclude each other")
+    return asked[0] if asked else None
+
+
+def _cells(rows: Sequence[Row], *, devices: bool) -> tuple[list[str], Cells]:
+    """Case, step time with its spread, rate, shares of the roofs, rounds, what to know."""
+    header = ["device", "case", "step", "±95 %", "rate", "of measured", "of datasheet", "rounds", "notes"]
+    body = [
+        [
+            plain(row["device"]) if devices else "",
+            plain(row["case"]),
+            _or_dash(row["step_s"], units.seconds),
+            _or_dash(row["spread"], units.percent),
+            rate(row),
+            _or_dash(row["of_measured"], lambda share: units.percent(share, 0)),
+            _or_dash(row["of_datasheet"], lambda share: units.percent(share, 0)),
+            str(row["rounds"]),
+            notes(row),
+        ]
+        for row in rows
+    ]
+    return _without_empty(header, body)
+
+
+def _pivot_cells(columns: list[str], lines: list[list[Any]]) -> tuple[list[str], Cells]:
+    body = [[plain(name), *(rate(row) if row else "" for row in found)] for name, *found in lines]
+    return ["case", *map(plain, columns)], body
+
+
+def _capabilities(device: dict[str, Any]) -> list[str]:
+    """Readings with their values, and each reason with the quantities that it keeps away."""
+    if not device["capabilities"]:
+        return ["no sensors are read from this kind of device"]
+    readings = [f"{name} {units.significant(value, 4)}" for name, value in device["readings"].items()]
+    reasons: dict[str, list[str]] = {}
+    for name, state in device["capabilities"].items():
+        if state != "ok":
+            reasons.setdefault(state, []).append(name)
+    missing = [f"unknown: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    return ([", ".join(readings)] if readings else []) + missing
+
+
+def _listed(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name.endswith("_per_s"):
+        return units.scaled(value, "FLOP/s" if "flops" in name else "B/s")
+    if name == "memory_bytes":
+        return units.gibibytes(value)
+    if name == "power_w":
+        return f"{value:.0f} W"
+    if name == "parameters" and isinstance(value, int):
+        return f"{value:,}".replace(",", " ")
+    return plain(", ".join(value) if isinstance(value, list | tuple) else str(value), 90)
+
+
+def _csv(value: Any) -> Any:
+    if isinstance(value, list):
+        value = " ".join(value)
+    if isinstance(value, str):
+        value = plain(value, 1000)
+        return f"'{value}" if value[:1] in {"=", "+", "-", "@", "＝", "＋", "－", "＠"} else value  # noqa: RUF001
+    return "" if value is None else value
+
+
+def _markdown(cell: str) -> str:
+    """No cell of a stranger's may end the table, open a tag or a link."""
+    escaped = cell.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{char}" if char in "|`[]*_" else char for char in escaped)
+
+
+def _wordy(body: Cells, column: int) -> bool:
+    return any(line[column][:1].isalpha() for line in body)
+
+
+def _or_dash(value: Any, say: Any) -> str:
+    return "" if value is None else str(say(value))
+
+
+def _without_empty(header: list[str], body: Cells) -> tuple[list[str], Cells]:
+    """Columns that nobody has a value in only push the others off the screen."""
+    kept = [place for place in range(len(header)) if not body or any(line[place] for line in body)]
+    return [header[place] for place in kept], [[line[place] for place in kept] for line in body]

@@ -1,0 +1,207 @@
+"""Summary: the rounds of one case on one device of one file, as one row with its spread, rate and ceilings.
+
+Derived on demand and never stored. The unit of evidence is the round: each contributes its median, and the spread
+between rounds, not that within one, says how far the number can be trusted.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bench import chip, stats
+from bench.errors import UserError
+from bench.record import Record, ResultFile, Session
+from bench.workload import label
+
+Rate = Literal["FLOP/s", "B/s", "tok/s", "launch/s"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One row of a table. Fractions are fractions; None is unknown."""
+
+    file: str
+    session: Session = field(repr=False)
+    records: list[Record] = field(repr=False)  # of all rounds, whatever their status
+
+    @property
+    def first(self) -> Record:
+        """A record to read off what they all share."""
+        return self.records[0]
+
+    @property
+    def valid(self) -> list[Record]:
+        """The rounds that count."""
+        return [record for record in self.records if record.valid]
+
+    @property
+    def case(self) -> str:
+        """The case as people read it, the launch mode named where it is not the plain one."""
+        launch = self.first.identity.launch
+        return label(self.first.workload, self.first.params) + ("" if launch == "eager" else f" [{launch}]")
+
+    @property
+    def device(self) -> str:
+        """The device's own name."""
+        return self.session.devices[self.first.device].name
+
+    @property
+    def status(self) -> str:
+        """`ok` when every round is valid; otherwise what went wrong first."""
+        for record in self.records:
+            if not record.valid:
+                return record.status if record.status != "ok" else "invalid"
+        return "ok"
+
+    @property
+    def launches_s(self) -> list[float]:
+        """The median step time of each valid round, in order."""
+        return [stats.median(record.samples_s) for record in sorted(self.valid, key=lambda record: record.round)]
+
+    @property
+    def step_s(self) -> float | None:
+        """The median of the rounds' medians."""
+        return stats.median(self.launches_s) if self.valid else None
+
+    @property
+    def spread(self) -> float | None:
+        """Half the 95 % interval of the step time, relative: Student's t on the logarithms of two or more rounds;
+        of a single round, what its own samples say, which leaves out how rounds differ.
+        """
+        if len(self.launches_s) >= 2:
+            return relative_half_width(self.launches_s)
+        return stats.location(self.valid[0].samples_s).relative_half_width if self.valid else None
+
+    @property
+    def rate(self) -> tuple[float, Rate] | None:
+        """Work by time. For whole steps that is total work by total time, for single operations work by the median."""
+        step_s = self.step_s
+        if step_s is None:
+            return None
+        work = self.first.work
+        if work.launches:
+            return work.launches / step_s, "launch/s"
+        if work.tokens:
+            samples = [sample for record in self.valid for sample in record.samples_s]
+            return work.tokens * len(samples) / math.fsum(samples), "tok/s"
+        if work.gemm_flops or work.attention_flops:
+            return work.cost().flops / step_s, "FLOP/s"
+        return work.bytes / step_s, "B/s"
+
+    @property
+    def flops_per_s(self) -> float | None:
+        """The arithmetic that the task needs, by time."""
+        step_s = self.step_s
+        return None if step_s is None or not self.first.work.cost().flops else self.first.work.cost().flops / step_s
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """The least traffic that the task needs, by time."""
+        step_s = self.step_s
+        return None if step_s is None or not self.first.work.bytes else self.first.work.bytes / step_s
+
+    @property
+    def of_datasheet(self) -> float | None:
+        """Share of the chip's dense peak or bandwidth, whichever binds; None for a chip that the catalog lacks."""
+        name = self.session.devices[self.first.device].chip
+        if name is None or self.step_s is None:
+            return None
+        try:
+            known = chip.find(name)
+        except UserError:
+            return None
+        peak = known.peak_flops_per_s(self.first.identity.dtype)
+        return _share(self, peak, known.memory_bytes_per_s)
+
+    @property
+    def flags(self) -> list[str]:
+        """What was found in any round."""
+        return sorted({flag for record in self.records for flag in record.flags})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """What one device measured in one file: the roofs that its other results are seen against."""
+
+    flops_per_s: dict[str, float]  # best matmul by dtype
+    bytes_per_s: float | None  # best copy
+
+    def share(self, summary: Summary) -> float | None:
+        """How much of the binding roof a case reaches; None without a roof, and for the roofs themselves."""
+        if summary.step_s is None or summary.first.workload in {"matmul", "memory_copy", "launch_overhead"}:
+            return None
+        return _share(summary, self.flops_per_s.get(summary.first.identity.dtype), self.bytes_per_s)
+
+
+def summarize(files: Iterable[ResultFile]) -> list[Summary]:
+    """A summary for each case, device and file, in the order of the plan."""
+    groups: dict[tuple[str, str, int, str], tuple[ResultFile, list[Record]]] = {}
+    for file in files:
+        order = {(one.workload, str(one.params), one.device): place for place, one in enumerate(file.session.plan)}
+        records = sorted(
+            file.records,
+            key=lambda one: (order.get((one.workload, str(one.params), one.device), len(order)), one.identity.launch),
+        )
+        for record in records:
+            key = (file.name, file.session.id, record.device, record.key())
+            groups.setdefault(key, (file, []))[1].append(record)
+    return [Summary(file=file.name, session=file.session, records=records) for file, records in _merged(groups)]
+
+
+def ceilings(summaries: Sequence[Summary]) -> dict[tuple[str, int], Ceilings]:
+    """The roofs of each session's devices."""
+    found: dict[tuple[str, int], Ceilings] = {}
+    for place in {(one.session.id, one.first.device) for one in summaries}:
+        own = [one for one in summaries if (one.session.id, one.first.device) == place and one.step_s is not None]
+        matmuls: dict[str, float] = {}
+        for one in own:
+            if one.first.workload == "matmul" and one.flops_per_s:
+                dtype = one.first.identity.dtype
+                matmuls[dtype] = max(matmuls.get(dtype, 0.0), one.flops_per_s)
+        copies = [one.bytes_per_s for one in own if one.first.workload == "memory_copy" and one.bytes_per_s]
+        found[place] = Ceilings(flops_per_s=matmuls, bytes_per_s=max(copies, default=None))
+    return found
+
+
+def relative_half_width(launches_s: Sequence[float]) -> float:
+    """Half the 95 % t interval of the mean logarithm of two or more launches, as a factor minus one."""
+    logs = [math.log(launch) for launch in launches_s]
+    mean = math.fsum(logs) / len(logs)
+    variance = math.fsum((value - mean) ** 2 for value in logs) / (len(logs) - 1)
+    return math.expm1(stats.student_t_quantile(0.975, len(logs) - 1) * math.sqrt(variance / len(logs)))
+
+
+def _merged(
+    groups: dict[tuple[str, str, int, str], tuple[ResultFile, list[Record]]],
+) -> list[tuple[ResultFile, list[Record]]]:
+    """Rounds that failed have no measured identity: they join the rounds of the same case that succeeded."""
+    merged: dict[tuple[str, str, int, str, str], list[list[Record]]] = {}
+    files: dict[tuple[str, str, int, str, str], ResultFile] = {}
+    for (name, session, device, _), (file, records) in groups.items():
+        first = records[0]
+        place = (name, session, device, label(first.workload, first.params), first.identity.launch)
+        files[place] = file
+        parts = merged.setdefault(place, [])
+        if parts and any(one.status == "ok" for one in parts[-1]) and any(one.status == "ok" for one in records):
+            parts.append(records)  # measured both ways, for example with another cache mode: two rows
+        elif parts:
+            parts[-1] += records
+        else:
+            parts.append(records)
+    return [
+        (files[place], sorted(records, key=lambda one: (one.status != "ok", one.round)))
+        for place, parts in merged.items()
+        for records in parts
+    ]
+
+
+def _share(summary: Summary, flops_per_s: float | None, bytes_per_s: float | None) -> float | None:
+    """Time at the roof by measured time, of the roof that allows less (Williams, Waterman & Patterson 2009)."""
+    cost, step_s = summary.first.work.cost(), summary.step_s
+    assert step_s is not None
+    matrix_flops = cost.gemm_flops + cost.attention_flops
+    if (matrix_flops and flops_per_s is None) or (cost.bytes and bytes_per_s is None):
+        return None  # the roof that is missing might be the one that binds
+    bounds_s = [matrix_flops / flops_per_s if flops_per_s else 0.0, cost.bytes / bytes_per_s if bytes_per_s else 0.0]
+    return max(bounds_s) / step_s if max(bounds_s) else None

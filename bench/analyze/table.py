@@ -1,0 +1,130 @@
+"""Table: rows for people and programs from any number of result files. Plain rows; pandas only where asked for."""
+
+import operator
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bench import record
+from bench.analyze.summary import Ceilings, Summary, ceilings, summarize
+from bench.errors import UserError
+from bench.record import ResultFile
+
+Row = dict[str, Any]
+
+_CONDITION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(!=|>=|<=|=|>|<|~)\s*(.+?)\s*")
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
+}  # fmt: skip
+
+
+def files(paths: Iterable[str | os.PathLike[str]]) -> list[ResultFile]:
+    """The result files at `paths`; a folder stands for every .jsonl below it. Raises UserError when there are none."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    if not found:
+        raise UserError(f"no result files in {', '.join(map(str, paths)) or 'nothing'}: `accelmark run` makes one")
+    return [record.read(path) for path in found]
+
+
+def rows(read: Iterable[ResultFile], where: str = "") -> list[Row]:
+    """One row for each case, device and file, in SI units; a run that stands in two files counts once."""
+    summaries = summarize(_once(read))
+    roofs = ceilings(summaries)
+    wanted = _filter(where)
+    made = (row(summary, roofs[summary.session.id, summary.first.device]) for summary in summaries)
+    return [one for one in made if wanted(one)]
+
+
+def row(summary: Summary, roofs: Ceilings) -> Row:
+    """A summary flattened; unknown is None."""
+    rate = summary.rate
+    session, first = summary.session, summary.first
+    facts = session.devices[first.device]
+    return {
+        "file": summary.file,
+        "session": session.id,
+        "started": session.started,
+        "device": facts.name,
+        "vendor": facts.vendor,
+        "chip": facts.chip,
+        "workload": first.workload,
+        "case": summary.case,
+        **first.params,
+        "launch": first.identity.launch,
+        "cache": first.identity.cache,
+        "status": summary.status,
+        "reason": next((one.reason for one in summary.records if one.reason), None),
+        "rounds": len(summary.valid),
+        "step_s": summary.step_s,
+        "spread": summary.spread,
+        "rate": rate[0] if rate else None,
+        "rate_unit": rate[1] if rate else None,
+        "flops_per_s": summary.flops_per_s,
+        "bytes_per_s": summary.bytes_per_s,
+        "of_measured": roofs.share(summary),
+        "of_datasheet": summary.of_datasheet,
+        "peak_memory_bytes": max(
+            (one.peak_memory_bytes for one in summary.valid if one.peak_memory_bytes), default=None
+        ),
+        "flags": summary.flags,
+        "torch": session.software.get("torch"),
+        "driver": facts.driver,
+        "threads": session.host.threads,
+        "accelmark": session.harness.version,
+        "method": session.harness.method,
+    }
+
+
+def pivot(made: list[Row], by: str) -> tuple[list[str], list[list[Any]]]:
+    """Cases down, values of field `by` across, rows in the cells: the table that people compare machines with."""
+    if made and not any(by in one for one in made):
+        raise UserError(f"no row has a field '{by}': there are {', '.join(made[0])}")
+    columns = list(dict.fromkeys(str(one.get(by)) for one in made))
+    cells: dict[str, dict[str, Row]] = {}
+    for one in made:
+        name = one["case"] if by not in one["case"] else re.sub(rf" {re.escape(by)}=\S+", "", one["case"])
+        cells.setdefault(name, {})[str(one.get(by))] = one
+    return columns, [[name, *(found.get(column) for column in columns)] for name, found in cells.items()]
+
+
+def frame(paths: Iterable[str | os.PathLike[str]], where: str = "") -> Any:
+    """The rows as a pandas DataFrame."""
+    try:
+        import pandas
+    except ImportError:
+        raise UserError("pandas is not installed: pip install 'accelmark[table]'") from None
+    return pandas.DataFrame(rows(files(paths), where))
+
+
+def _once(read: Iterable[ResultFile]) -> list[ResultFile]:
+    unique: dict[str, ResultFile] = {}
+    for file in read:
+        unique.setdefault(file.session.id, file)
+    return list(unique.values())
+
+
+def _filter(where: str) -> Callable[[Row], bool]:
+    """Conditions joined by commas: `workload=matmul, dtype!=float32, step_s<0.01, case~m=1024`; ~ is `contains`."""
+    conditions = []
+    for part in filter(None, (part.strip() for part in where.split(","))):
+        found = _CONDITION.fullmatch(part)
+        if not found:
+            raise UserError(f"'{part}' is no condition: write for example workload=matmul,step_s<0.01,device~H100")
+        conditions.append(found.groups())
+    return lambda one: all(_holds(one, *condition) for condition in conditions)
+
+
+def _holds(one: Row, field: str, sign: str, text: str) -> bool:
+    value = one.get(field)
+    if sign == "~":
+        return text.lower() in str(value).lower()
+    if isinstance(value, bool | list | str) or value is None:
+        return _OPERATORS[sign](str(value), text) if sign in {"=", "!="} else False
+    try:
+        return _OPERATORS[sign](value, float(text))
+    except ValueError:
+        raise UserError(f"{field} is a number, '{text}' is none") from None

@@ -1,0 +1,28 @@
+"""The two planned kinds of failure. Everything else is a bug and shows its traceback."""
+
+import os
+import re
+
+
+class UserError(Exception):
+    """The user can put this right: one sentence with what was asked, what exists and what to try. Exit status 2."""
+
+
+class Unsupported(Exception):
+    """This device cannot run this case. Becomes a record with status `unsupported`; the next case still runs."""
+
+
+# A path of two or more parts, POSIX or Windows: it may hold a user's or a machine's name.
+_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^\s/\\:'\"()<>,]+){2,}[/\\]?")
+
+
+def without_paths(text: str) -> str:
+    """`text` with every path cut to its last part: nothing that names a person or a machine goes into a result file."""
+    return _PATH.sub(lambda found: os.path.basename(found[0].rstrip("/\\").replace("\\", "/")), text)
+
+
+def describe(error: BaseException, limit: int = 300) -> str:
+    """One line for a record: the kind of error and its message, without paths, at most `limit` characters."""
+    message = " ".join(without_paths(str(error)).split())
+    name = type(error).__name__
+    return (f"{name}: {message}" if message else name)[:limit]

@@ -1,0 +1,1 @@
+"""Stage 1, on a lab machine: plan, run, time, record."""

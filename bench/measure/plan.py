@@ -1,0 +1,305 @@
+"""Plan: which cases, on which devices, in how many rounds, within which time. Pure arithmetic; nothing is run here.
+
+A suite offers fixed rungs of sizes for each workload. Which rung a device gets follows from its memory and from a first
+rough measurement of its speed, so a laptop is not asked for 8192^3 and equal rungs on two machines compare.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from bench import workload
+from bench.errors import UserError
+from bench.record import Protocol, Speeds
+from bench.workload import Scalar, Workload
+
+_SUITES = Path(__file__).resolve().parent.parent.parent / "workloads" / "suites"
+# Of free memory; the rest is for the allocator's slack, the context and everybody else.
+MEMORY_SHARE = 0.7
+# A narrower type must multiply this much faster than float32 to count as the fast one.
+FAST_GAIN = 1.25
+# Speeds of an earlier run are kept unless the machine has changed by more than this: on the edge between two rungs,
+# noise would otherwise choose another rung each time, and nothing could be compared.
+SAME_SPEED = 2.0
+MOST_ROUNDS = 10
+SHORTEST_WINDOW = 0.25  # of the suite's own
+LONGEST_WINDOW = 10.0
+
+
+class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One workload in a suite."""
+
+    workload: str
+    rungs: list[dict[str, Scalar]]  # from small to large
+    set: dict[str, Scalar | list[Scalar]] = {}
+    step_s: float | None = None  # the largest rung is taken whose predicted step stays below
+    take: int = 1  # how many rungs, from that one downward
+
+
+class Suite(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A suite's file."""
+
+    summary: str
+    rounds: int
+    timeout_s: float
+    protocols: dict[str, Protocol]  # by scale: micro, macro
+    cases: list[Entry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCase:
+    """One case on one device, with a guess of its time."""
+
+    case: Workload
+    device: int
+    fixed_s: float  # preparing, settling, checking: what no budget can shorten
+    window_s: float
+
+    @property
+    def estimate_s(self) -> float:
+        """Seconds in one round."""
+        return self.fixed_s + self.window_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run sets out to do."""
+
+    suite: str
+    rounds: int
+    timeout_s: float
+    protocols: dict[str, Protocol]
+    cases: list[PlannedCase]
+    start_s: float  # of one worker
+    skipped: list[tuple[PlannedCase, str]] = field(default_factory=list)
+
+    @property
+    def num_workers(self) -> int:
+        """Fresh processes that will be started."""
+        return self.rounds * len({planned.device for planned in self.cases})
+
+    @property
+    def estimate_s(self) -> float:
+        """Seconds in all."""
+        return self.num_workers * self.start_s + self.rounds * sum(planned.estimate_s for planned in self.cases)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for."""
+
+    workloads: tuple[str, ...] = ()
+    suite: str | None = None
+    settings: dict[str, list[str]] = field(default_factory=dict)  # parameter -> values as written
+    model: str | None = None
+    rounds: int | None = None
+    budget_s: float | None = None
+    timeout_s: float | None = None
+
+
+def suites() -> dict[str, str]:
+    """Every suite and its summary."""
+    return {path.stem: load_suite(path.stem).summary for path in sorted(_SUITES.glob("*.toml"))}
+
+
+def load_suite(name: str) -> Suite:
+    """The suite of that name. Raises UserError when there is none, or when its file is wrong."""
+    path = _SUITES / f"{name}.toml"
+    if not name.isidentifier() or not path.is_file():
+        known = sorted(path.stem for path in _SUITES.glob("*.toml"))
+        raise UserError(f"no suite is named '{name}': there are {', '.join(known)}")
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Suite)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UserError(f"{path.name}: {error}") from None
+
+
+def validate(request: Request) -> None:
+    """Raises UserError for what no device could make right, before anything is started."""
+    _, entries = _chosen(request)
+    nowhere = Speeds(flops_per_s={"float32": 1.0}, bytes_per_s=1.0, free_bytes=1, launch_s=1.0)
+    for entry in entries:
+        _cases(entry, request, nowhere)
+
+
+def make(request: Request, speeds: list[Speeds], start_s: float) -> Plan:
+    """The plan for devices of these speeds. Raises UserError for anything that is not as the workloads have it."""
+    suite, entries = _chosen(request)
+    planned = [
+        planned_case(case, device, device_speeds, suite.protocols)
+        for device, device_speeds in enumerate(speeds)
+        for entry in entries
+        for case in _cases(entry, request, device_speeds)
+    ]
+    plan = Plan(
+        suite=_suite_name(request),
+        rounds=request.rounds or suite.rounds,
+        timeout_s=request.timeout_s or suite.timeout_s,
+        protocols=suite.protocols,
+        cases=_unique(planned),
+        start_s=start_s,
+    )
+    return plan if request.budget_s is None else fit(plan, request.budget_s, rounds_fixed=request.rounds is not None)
+
+
+def fit(plan: Plan, budget_s: float, *, rounds_fixed: bool = False) -> Plan:
+    """The plan for that much time. More time buys rounds first, because rounds are the evidence, then longer windows;
+    less time shortens windows, then rounds, and at last leaves out cases, from the suite's end.
+    """
+    usable_s = 0.9 * budget_s  # an estimate that runs over by a tenth still keeps the promise
+    most = plan.rounds if rounds_fixed else MOST_ROUNDS
+    for rounds in range(most, 0, -1):
+        scale = _window_scale(plan, rounds, usable_s)
+        # Rounds beyond the suite's own are bought with time left over, never with shorter windows.
+        if scale >= (1.0 if rounds > plan.rounds else SHORTEST_WINDOW):
+            return _stretched(replace(plan, rounds=rounds), min(scale, LONGEST_WINDOW))
+        if rounds_fixed:
+            break
+    if len(plan.cases) == 1:
+        return _stretched(replace(plan, rounds=1), SHORTEST_WINDOW)
+    *kept, dropped = plan.cases
+    reason = f"left out to fit into {budget_s:.0f} s"
+    smaller = replace(plan, cases=kept, skipped=[(dropped, reason), *plan.skipped])
+    return fit(smaller, budget_s, rounds_fixed=rounds_fixed)
+
+
+def settled(current: Speeds, earlier: list[Speeds]) -> Speeds:
+    """The first of the `earlier` speeds of this machine that the current ones confirm, else the current ones."""
+    for speeds in earlier:
+        if speeds.flops_per_s.keys() == current.flops_per_s.keys() and all(
+            1 / SAME_SPEED < before / now < SAME_SPEED
+            for before, now in (
+                (speeds.bytes_per_s, current.bytes_per_s),
+                *((speeds.flops_per_s[dtype], current.flops_per_s[dtype]) for dtype in current.flops_per_s),
+            )
+        ):
+            return msgspec.structs.replace(speeds, free_bytes=current.free_bytes)
+    return current
+
+
+def fast_dtype(speeds: Speeds) -> str:
+    """The type that multiplies matrices fastest here; bfloat16 before float16 when they are close."""
+    rates = {dtype: rate * (1.0 if dtype == "bfloat16" else 0.8) for dtype, rate in speeds.flops_per_s.items()}
+    rates["float32"] = FAST_GAIN * speeds.flops_per_s.get("float32", 0.0)
+    return max(rates, key=rates.__getitem__)
+
+
+def _suite_name(request: Request) -> str:
+    """Named workloads are looked at more closely than everything at once."""
+    return request.suite or ("standard" if request.workloads else "quick")
+
+
+def _chosen(request: Request) -> tuple[Suite, list[Entry]]:
+    """The suite, and those of its entries that were asked for."""
+    suite = load_suite(_suite_name(request))
+    for wanted in request.workloads:
+        workload.find(wanted)
+    entries = [entry for entry in suite.cases if not request.workloads or entry.workload in request.workloads]
+    entries += [_own_entry(wanted) for wanted in request.workloads if wanted not in {e.workload for e in entries}]
+    _check_settings(entries, request)
+    return suite, entries
+
+
+def _cases(entry: Entry, request: Request, speeds: Speeds) -> list[Workload]:
+    """The cases of one entry on one device: its crossed settings, each on the rungs that suit."""
+    kind = workload.find(entry.workload)
+    fields = {name for name in kind.__dataclass_fields__ if name != "version"}
+    own: dict[str, list[Scalar]] = {
+        key: [workload.parse(entry.workload, key, text) for text in texts]
+        for key, texts in request.settings.items()
+        if key in fields
+    }
+    if request.model and "model" in fields:
+        own["model"] = [request.model]
+    crossed: dict[str, list[Scalar]] = {
+        key: value if isinstance(value, list) else [value] for key, value in entry.set.items()
+    } | own
+    # What the user set is no longer a rung's to choose, and nobody's to refuse: it runs, its record says how.
+    rungs = [{key: value for key, value in rung.items() if key not in own} for rung in entry.rungs]
+    chosen: list[Workload] = []
+    for values in itertools.product(*crossed.values()):
+        params = dict(zip(crossed, values, strict=True))
+        if params.get("dtype") == "fast":
+            params["dtype"] = fast_dtype(speeds)
+        offered = [workload.case(entry.workload, {**rung, **params}) for rung in rungs] or [
+            workload.case(entry.workload, params)
+        ]
+        chosen += _suitable(offered, entry, speeds)
+    return chosen
+
+
+def _suitable(offered: list[Workload], entry: Entry, speeds: Speeds) -> list[Workload]:
+    """The largest rungs that fit; the smallest where none does, so that every workload has a record that says so."""
+    room = MEMORY_SHARE * speeds.free_bytes
+    fitting = [
+        case
+        for case in offered
+        if case.memory_bytes() <= room and (entry.step_s is None or predicted_s(case, speeds) <= entry.step_s)
+    ]
+    return fitting[-entry.take :] if fitting else offered[:1]
+
+
+def predicted_s(case: Workload, speeds: Speeds) -> float:
+    """A step's time at the roofline of the rough speeds, with its launches: for choosing sizes, not an estimate."""
+    cost = case.cost()
+    flops_per_s = speeds.flops_per_s.get(case.dtype) or min(speeds.flops_per_s.values(), default=1e9)
+    return cost.least_s(flops_per_s, speeds.bytes_per_s) + cost.launches * speeds.launch_s
+
+
+def planned_case(case: Workload, device: int, speeds: Speeds, protocols: dict[str, Protocol]) -> PlannedCase:
+    """The case with a guess of its time on a device of these speeds."""
+    protocol = protocols[case.scale]
+    step_s = predicted_s(case, speeds)
+    prepare_s = 0.2 + 4 * case.memory_bytes() / speeds.bytes_per_s
+    least_s = 14 * step_s  # first call, three more, ten to settle
+    return PlannedCase(
+        case=case,
+        device=device,
+        fixed_s=prepare_s + max(protocol.settle_s, least_s),
+        window_s=max(protocol.max_time_s, step_s),
+    )
+
+
+def _check_settings(entries: list[Entry], request: Request) -> None:
+    """Every `--set` and `--model` must mean something to some workload of the run."""
+    fields = {key for entry in entries for key in workload.find(entry.workload).__dataclass_fields__}
+    for key in [*request.settings, *(["model"] if request.model else [])]:
+        if key not in fields:
+            raise UserError(f"no workload of this run has a parameter '{key}': there are {', '.join(sorted(fields))}")
+
+
+def _own_entry(name: str) -> Entry:
+    """A workload that no suite has, in its smallest case."""
+    return Entry(workload=name, rungs=[dict(workload.find(name).smoke)])
+
+
+def _unique(planned: list[PlannedCase]) -> list[PlannedCase]:
+    seen: dict[tuple[str, int], PlannedCase] = {}
+    for one in planned:
+        seen.setdefault((one.case.label(), one.device), one)
+    return list(seen.values())
+
+
+def _window_scale(plan: Plan, rounds: int, usable_s: float) -> float:
+    """How much longer than the suite's own the windows may be."""
+    devices = len({planned.device for planned in plan.cases})
+    fixed_s = rounds * (devices * plan.start_s + sum(planned.fixed_s for planned in plan.cases))
+    windows_s = rounds * sum(planned.window_s for planned in plan.cases)
+    return (usable_s - fixed_s) / windows_s if windows_s else math.inf
+
+
+def _stretched(plan: Plan, scale: float) -> Plan:
+    protocols = {
+        name: msgspec.structs.replace(
+            protocol, min_time_s=protocol.min_time_s * scale, max_time_s=protocol.max_time_s * scale
+        )
+        for name, protocol in plan.protocols.items()
+    }
+    return replace(
+        plan,
+        protocols=protocols,
+        cases=[replace(planned, window_s=planned.window_s * scale) for planned in plan.cases],
+    )

@@ -1,0 +1,104 @@
+"""A worker as its parent sees it: started in a session of its own, asked, listened to with a time limit, ended."""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from bench.errors import UserError, without_paths
+from bench.measure import worker
+
+# A first import of torch from a network file system takes minutes.
+START_LIMIT_S = 600.0
+
+
+class WorkerDied(Exception):
+    """The worker ended without answering; the message says how, and what it last wrote to standard error."""
+
+
+class WorkerHung(Exception):
+    """No answer within the limit; the worker was ended."""
+
+
+class WorkerProcess:
+    """One worker on one device, for one round."""
+
+    def __init__(self, spec: str, threads: int, seed: int) -> None:
+        """Starts it. The session of its own keeps Ctrl-C from it: the parent decides what becomes of a case."""
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
+        command = [
+            sys.executable, "-P", "-m", "bench.measure.worker",
+            "--device", spec, "--threads", str(threads), "--seed", str(seed),
+        ]  # fmt: skip
+        # Found from any folder, while a torch.py in the working folder is not: hence -P, and the root in its place.
+        root = str(Path(__file__).resolve().parent.parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **worker.ENVIRONMENT, **counts, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        self._replies: queue.SimpleQueue[worker.Reply | None] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ask(self, order: worker.Order) -> None:
+        """Sends an order; one that a dead worker cannot take shows in the next `answer`."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+            self._process.stdin.flush()
+
+    def answer(self, limit_s: float) -> worker.Reply:
+        """The next reply. Raises WorkerHung, WorkerDied, or UserError for what the user can put right."""
+        try:
+            reply = self._replies.get(timeout=limit_s)
+        except queue.Empty:
+            self.end()
+            raise WorkerHung(f"no answer within {limit_s:.0f} s") from None
+        if reply is None:
+            raise WorkerDied(self._last_words())
+        if isinstance(reply, worker.Refused):
+            raise UserError(reply.message)
+        return reply
+
+    def end(self) -> None:
+        """Ends the worker and whatever it started."""
+        with contextlib.suppress(OSError):  # it may be gone
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        decoder = msgspec.json.Decoder(worker.Reply)
+        try:
+            for line in self._process.stdout:
+                self._replies.put(decoder.decode(line))
+        except (msgspec.MsgspecError, ValueError, OSError):
+            pass  # a line cut by the worker's death, or the pipe closed by `end`
+        self._replies.put(None)
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        if code == -signal.SIGKILL:
+            how += ", as the kernel sends when memory is short"
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - 4000))
+        lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
+        last = f": {without_paths(lines[-1])[:300]}" if lines else ""
+        return f"the worker ended with {how}{last}"

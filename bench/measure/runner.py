@@ -1,0 +1,310 @@
+"""Runner: carries a plan out. One fresh worker for each round and device, a record for each case, whatever happens.
+
+A round is the unit of evidence, because identical programs differ from one start to the next by more than from one call
+to the next. Within a round the cases come in an order shuffled by the seed, so that none always follows the same one.
+"""
+
+import contextlib
+import random
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from bench import record, workload
+from bench.device import Absence
+from bench.errors import UserError, without_paths
+from bench.measure import environment, plan, preflight, worker
+from bench.measure.journal import Journal
+from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess
+from bench.record import Planned, Record, ResultFile, Session, Speeds
+
+
+class Progress(Protocol):
+    """Told what happens, between measurements and never during one."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def begin(self, case: str, round_index: int, rounds: int, left_s: float) -> None:
+        """A case is about to be measured."""
+
+    def done(self, measured: Record) -> None:
+        """A record is in the file."""
+
+
+@dataclass(kw_only=True)
+class Laboratory:
+    """The machine as the first worker found it."""
+
+    specs: list[str]
+    devices: list[record.DeviceFacts]
+    speeds: list[Speeds]
+    absences: dict[str, Absence]  # vendors that torch can use nothing of
+    host: record.Host
+    software: dict[str, str]
+    findings: list[record.Finding]
+    start_s: float  # of one worker, from nothing to its first answer
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a run left behind."""
+
+    path: Path
+    records: list[Record] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[Record]:
+        """Cases that went wrong; one that this device cannot do or that the budget left out did not."""
+        return [one for one in self.records if one.status in {"oom", "timeout", "crash"} or "bad_output" in one.flags]
+
+
+def look(device: str, seed: int, *, measure_speeds: bool = True) -> Laboratory:
+    """Starts workers to find out what is here. Raises UserError where `device` names nothing, or torch is missing."""
+    threads = environment.usable_threads()
+    started = time.monotonic()
+    first = WorkerProcess(device, threads, seed)
+    with contextlib.closing(_Ended(first)):
+        first.ask(worker.Describe())
+        described = _answer(first, worker.Described)
+        start_s = time.monotonic() - started
+        speeds = [_probe(first)] if measure_speeds else []
+    for spec in described.specs[1:] if measure_speeds else []:
+        other = WorkerProcess(spec, threads, seed)
+        with contextlib.closing(_Ended(other)):
+            speeds.append(_probe(other))
+    host = environment.host(threads)
+    host = msgspec.structs.replace(host, settings={**host.settings, **worker.ENVIRONMENT})
+    return Laboratory(
+        specs=described.specs,
+        devices=described.facts,
+        speeds=speeds,
+        absences=described.absences,
+        host=host,
+        software=described.software,
+        findings=preflight.findings(host, described.facts, described.absences),
+        start_s=start_s,
+    )
+
+
+def remember_speeds(laboratory: Laboratory, folder: Path) -> Laboratory:
+    """The same, with the speeds of this machine's earlier runs in `folder` where the new ones confirm them."""
+    earlier: dict[str, list[Speeds]] = {}
+    for path in sorted(folder.glob("*.jsonl"), reverse=True)[:20]:
+        with contextlib.suppress(UserError):
+            session = record.read(path).session
+            for facts, speeds in zip(session.devices, session.speeds, strict=False):
+                if session.software.get("torch") == laboratory.software.get("torch"):
+                    earlier.setdefault(_same_device(facts), []).append(speeds)
+    kept = [
+        plan.settled(speeds, earlier.get(_same_device(facts), []))
+        for facts, speeds in zip(laboratory.devices, laboratory.speeds, strict=True)
+    ]
+    return replace(laboratory, speeds=kept)
+
+
+def new_session(laboratory: Laboratory, planned: plan.Plan, *, seed: int, argv: list[str]) -> Session:
+    """The first line of a new file."""
+    return Session(
+        schema=record.SCHEMA,
+        id=secrets.token_hex(8),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        harness=environment.harness(),
+        argv=[without_paths(argument) for argument in argv],
+        seed=seed,
+        rounds=planned.rounds,
+        suite=planned.suite,
+        protocols=planned.protocols,
+        plan=[Planned(workload=one.case.name, params=one.case.params(), device=one.device) for one in planned.cases],
+        devices=laboratory.devices,
+        speeds=laboratory.speeds,
+        host=laboratory.host,
+        software=laboratory.software,
+        preflight=laboratory.findings,
+        reasons={},
+    )
+
+
+def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path: Path, progress: Progress) -> Outcome:
+    """Measures a plan into a new file at `path`."""
+    journal = Journal(path)
+    journal.append(session)
+    for left_out, reason in planned.skipped:
+        job = _job(left_out.case, left_out.device, 0, planned.protocols)
+        journal.append(worker.empty_record(left_out.case, job, "skipped", reason, _now()))
+    run = _Run(laboratory, planned, session, journal, progress, done=set())
+    return run.all_rounds()
+
+
+def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: Path, progress: Progress) -> Outcome:
+    """Measures what is missing from a file that a run left unfinished. Raises UserError on another machine."""
+    before, now = found.session.devices, laboratory.devices
+    if [_same_device(facts) for facts in before] != [_same_device(facts) for facts in now]:
+        names = ", ".join(facts.name for facts in before)
+        raise UserError(f"{path.name} was begun on {names}: continue it there, or start a new run here")
+    torch_then, torch_now = found.session.software.get("torch"), laboratory.software.get("torch")
+    if torch_then != torch_now:
+        raise UserError(f"{path.name} was begun with torch {torch_then}, here is {torch_now}: start a new run")
+    done = {_place(one.workload, one.params, one.device, one.round) for one in found.records}
+    journal = Journal(path, resume=True)
+    outcome = _Run(laboratory, planned, found.session, journal, progress, done=done).all_rounds()
+    outcome.records = [*found.records, *outcome.records]
+    return outcome
+
+
+def plan_of(session: Session, laboratory: Laboratory, timeout_s: float) -> plan.Plan:
+    """The plan that a session set out with, for resuming it."""
+    cases = [
+        plan.planned_case(
+            workload.case(one.workload, dict(one.params)), one.device, session.speeds[one.device], session.protocols
+        )
+        for one in session.plan
+    ]
+    return plan.Plan(
+        suite=session.suite or "own",
+        rounds=session.rounds,
+        timeout_s=timeout_s,
+        protocols=session.protocols,
+        cases=cases,
+        start_s=laboratory.start_s,
+    )
+
+
+class _Run:
+    """One plan being carried out."""
+
+    def __init__(
+        self,
+        laboratory: Laboratory,
+        planned: plan.Plan,
+        session: Session,
+        journal: Journal,
+        progress: Progress,
+        done: set[Any],
+    ) -> None:
+        self._laboratory = laboratory
+        self._plan = planned
+        self._session = session
+        self._journal = journal
+        self._progress = progress
+        self._done = done
+        self._left_s = planned.estimate_s
+        self._outcome = Outcome(path=journal.path)
+
+    def all_rounds(self) -> Outcome:
+        """Every round on every device; Ctrl-C ends it with everything measured so far in the file."""
+        try:
+            for round_index in range(self._plan.rounds):
+                for device, spec in enumerate(self._laboratory.specs):
+                    self._round(round_index, device, spec)
+        except KeyboardInterrupt:
+            self._outcome.interrupted = True
+        finally:
+            self._journal.close()
+        return self._outcome
+
+    def _round(self, round_index: int, device: int, spec: str) -> None:
+        """All cases of one device, in a fresh worker, or in several where one dies."""
+        cases = [
+            one
+            for one in self._plan.cases
+            if one.device == device and _place(one.case.name, one.case.params(), device, round_index) not in self._done
+        ]
+        random.Random(f"{self._session.seed} {round_index} {device}").shuffle(cases)  # noqa: S311
+        while cases:
+            process = WorkerProcess(spec, self._laboratory.host.threads, self._session.seed)
+            with contextlib.closing(_Ended(process)):
+                self._left_s -= self._plan.start_s
+                alive = True
+                while cases and alive:
+                    alive = self._measure(process, cases.pop(0), round_index)
+
+    def _measure(self, process: WorkerProcess, planned: plan.PlannedCase, round_index: int) -> bool:
+        """One case; False when the worker did not survive it."""
+        case, started = planned.case, _now()
+        job = _job(case, planned.device, round_index, self._plan.protocols)
+        self._progress.begin(case.label(), round_index, self._plan.rounds, max(0.0, self._left_s))
+        try:
+            process.ask(job)
+            for measured in _records(process, self._plan.timeout_s):
+                self._keep(measured)
+            alive = True
+        except WorkerHung as error:
+            self._keep(worker.empty_record(case, job, "timeout", str(error), started))
+            alive = False
+        except WorkerDied as error:
+            self._keep(worker.empty_record(case, job, "crash", str(error), started))
+            alive = False
+        self._left_s -= planned.estimate_s
+        return alive
+
+    def _keep(self, measured: Record) -> None:
+        self._journal.append(measured)
+        self._outcome.records.append(measured)
+        self._progress.done(measured)
+
+
+class _Ended:
+    """Closes a worker with `contextlib.closing`."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self.close = process.end
+
+
+def _records(process: WorkerProcess, timeout_s: float) -> Iterator[Record]:
+    """The records of one case; the first also waits for the worker's start."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        reply = process.answer(max(0.1, deadline - time.monotonic()))
+        assert isinstance(reply, worker.Measured)
+        yield reply.record
+        if reply.last:
+            return
+
+
+def _answer(process: WorkerProcess, kind: type[Any]) -> Any:
+    try:
+        reply = process.answer(START_LIMIT_S)
+    except (WorkerDied, WorkerHung) as error:
+        if "No module named 'torch'" in str(error):
+            raise UserError("torch is not installed here: start scripts/accelmark, which sets it up") from None
+        raise UserError(f"no measurement is possible here: {error}") from None
+    assert isinstance(reply, kind)
+    return reply
+
+
+def _probe(process: WorkerProcess) -> Speeds:
+    process.ask(worker.Probe())
+    probed = _answer(process, worker.Probed)
+    assert isinstance(probed, worker.Probed)
+    return probed.speeds
+
+
+def _job(case: workload.Workload, device: int, round_index: int, protocols: dict[str, Any]) -> worker.Job:
+    return worker.Job(
+        workload=case.name,
+        params=case.params(),
+        device=device,
+        round=round_index,
+        protocol=protocols[case.scale],
+    )
+
+
+def _place(name: str, params: dict[str, Any], device: int, round_index: int) -> tuple[str, int, int]:
+    """Where a record belongs in a run."""
+    return workload.label(name, params), device, round_index
+
+
+def _same_device(facts: record.DeviceFacts) -> str:
+    return f"{facts.vendor} {facts.name} {facts.uuid_hash}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

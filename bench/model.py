@@ -1,0 +1,361 @@
+"""Model: the shape of a transformer, and the arithmetic that follows from the shape alone.
+
+A shape lies in a TOML file under workloads/models/, its fields named as in a Hugging Face config.json, so that a figure
+can be compared with the published one key by key. A config.json is read too, for the architectures in `ARCHITECTURES`.
+
+Symbols in the formulas: L layers, d hidden_size, a attention heads, k key-value heads, h head_dim, f intermediate_size,
+V vocabulary.
+"""
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import UserError
+
+# The values of model_type in a config.json that can be read; see `_from_gpt2` and `_from_llama`.
+ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+
+_FOLDER = Path(__file__).parent.parent / "workloads" / "models"
+
+_COUNTS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+)
+_FLAGS = ("tie_word_embeddings", "mlp_bias", "qk_norm")
+_CHOICES = {
+    "hidden_act": ("silu", "gelu"),
+    "norm": ("rms_norm", "layer_norm"),
+    "position": ("rope", "learned"),
+}
+_PROJECTIONS = ("qkv", "o")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The shape of a decoder-only transformer. Raises UserError for a shape that cannot be."""
+
+    name: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int  # heads · head_dim need not be hidden_size: it is twice that in Qwen3-0.6B
+    vocab_size: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    hidden_act: Literal["silu", "gelu"]  # silu is gated, three matrices (SwiGLU, Shazeer 2020); gelu is not, two
+    norm: Literal["rms_norm", "layer_norm"]  # a layer norm has a bias besides its weight
+    norm_eps: float
+    position: Literal["rope", "learned"]
+    rope_theta: float | None = None  # None where positions are learned
+    attention_bias: tuple[str, ...]  # the projections that carry one: "qkv", "o"; Qwen2 has qkv alone
+    mlp_bias: bool
+    qk_norm: bool  # an RMS norm of head_dim weights on each query and key head, shared by the heads of a layer (Qwen3)
+    num_parameters: int | None = None  # as published; checked against the shape. None: nobody published it
+    source: str  # where the figures come from
+
+    def __post_init__(self) -> None:
+        for key in ("name", "source"):
+            self._check(key, _is_text, "a text that is not empty")
+        for key in _COUNTS:
+            self._check(key, _is_count, "a whole number from 1 to 1,000,000,000")
+        for key in _FLAGS:
+            self._check(key, _is_flag, "true or false")
+        for key, choices in _CHOICES.items():
+            self._check(key, choices.__contains__, " or ".join(choices))
+        self._check("norm_eps", _is_positive, "a number above 0")
+        self._check("attention_bias", _are_projections, "a list of qkv and o, each at most once")
+        if self.position == "rope":
+            self._check("rope_theta", _is_positive, "a number above 0 where position is rope")
+            self._check("head_dim", lambda size: size % 2 == 0, "even where position is rope, which turns pairs")
+        else:
+            self._check("rope_theta", lambda theta: theta is None, "left out where position is learned")
+        heads, total = self.num_attention_heads, self.total_parameters
+        self._check(
+            "num_key_value_heads", lambda num: heads % num == 0, f"a divisor of num_attention_heads, which is {heads}"
+        )
+        self._check(
+            "num_parameters",
+            lambda num: num is None or (type(num) is int and num == total),
+            f"{total}, which is what the shape adds up to, or left out",
+        )
+
+    def _check(self, key: str, is_right: Callable[[Any], bool], allowed: str) -> None:
+        value = getattr(self, key)
+        if not is_right(value):
+            given = "missing" if value is None else f"{value!r:.80}"
+            raise UserError(f"{key} is {given}, it must be {allowed}")
+
+    @property
+    def query_size(self) -> int:
+        """Width of the queries of one token, all heads together: a·h."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_size(self) -> int:
+        """Width of the keys of one token, which is that of its values: k·h."""
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def num_mlp_matrices(self) -> int:
+        """Matrices in one MLP: gate, up and down where it is gated, up and down where it is not."""
+        return 3 if self.hidden_act == "silu" else 2
+
+    @property
+    def embedding_parameters(self) -> int:
+        """The token table, V·d, and the table of positions where these are learned."""
+        positions = self.max_position_embeddings if self.position == "learned" else 0
+        return (self.vocab_size + positions) * self.hidden_size
+
+    @property
+    def attention_parameters(self) -> int:
+        """Weights and biases of the q, k, v and o projections of all layers, without any norm."""
+        qkv_bias = self.query_size + 2 * self.key_value_size if "qkv" in self.attention_bias else 0
+        o_bias = self.hidden_size if "o" in self.attention_bias else 0
+        return self.num_hidden_layers * (self._attention_weights + qkv_bias + o_bias)
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Weights and biases of the MLPs of all layers."""
+        bias = (self.num_mlp_matrices - 1) * self.intermediate_size + self.hidden_size if self.mlp_bias else 0
+        return self.num_hidden_layers * (self._mlp_weights + bias)
+
+    @property
+    def norm_parameters(self) -> int:
+        """Two norms a layer, one after the last layer, and those on queries and keys where there are any."""
+        one = self.hidden_size * (2 if self.norm == "layer_norm" else 1)
+        on_heads = 2 * self.head_dim if self.qk_norm else 0
+        return self.num_hidden_layers * (2 * one + on_heads) + one
+
+    @property
+    def head_parameters(self) -> int:
+        """The matrix that gives the logits, V·d; 0 where it is the token table itself."""
+        return 0 if self.tie_word_embeddings else self.head_matmul_parameters
+
+    @property
+    def total_parameters(self) -> int:
+        """Every parameter once: what a checkpoint holds and an optimizer keeps state for."""
+        return (
+            self.embedding_parameters
+            + self.attention_parameters
+            + self.mlp_parameters
+            + self.norm_parameters
+            + self.head_parameters
+        )
+
+    @property
+    def layer_matmul_parameters(self) -> int:
+        """Weights of all layers that a token is multiplied with: two FLOP each, forward (Kaplan et al. 2020, 2.1)."""
+        return self.num_hidden_layers * (self._attention_weights + self._mlp_weights)
+
+    @property
+    def head_matmul_parameters(self) -> int:
+        """Weights that a token is multiplied with to give its logits: V·d, tied or not. Prefill needs the last only."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Weights that a token is multiplied with, head included. An embedding is looked up, which costs no FLOP."""
+        return self.layer_matmul_parameters + self.head_matmul_parameters
+
+    def kv_cache_bytes_per_token(self, dtype_bytes: int) -> int:
+        """Bytes of keys and values that one token of context leaves behind: 2·L·k·h values."""
+        return 2 * self.num_hidden_layers * self.key_value_size * dtype_bytes
+
+    @property
+    def _attention_weights(self) -> int:
+        """Of one layer: d·(a + 2k)·h for q, k and v, and a·h·d for o."""
+        return self.hidden_size * (2 * self.query_size + 2 * self.key_value_size)
+
+    @property
+    def _mlp_weights(self) -> int:
+        """Of one layer: 3·d·f gated, 2·d·f not."""
+        return self.num_mlp_matrices * self.hidden_size * self.intermediate_size
+
+
+def names() -> list[str]:
+    """Every model in the catalog, by file name."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def find(name_or_path: str) -> Model:
+    """The model of that name in the catalog, or the one in that .toml file or config.json. Raises UserError."""
+    if name_or_path.endswith(".toml"):
+        return load(Path(name_or_path))
+    if name_or_path.endswith(".json"):
+        return _load_config(Path(name_or_path))
+    if name_or_path in names():
+        return load(_FOLDER / f"{name_or_path}.toml")
+    raise UserError(
+        f"no model is named '{name_or_path:.80}'{_near(name_or_path, names())}: "
+        "`accelmark list models` shows all, and a .toml file or a config.json will do as well"
+    )
+
+
+def load(path: Path) -> Model:
+    """The model in a TOML file, named after the file. Raises UserError for a key too many, too few or wrong."""
+    return _build(path, path.stem, _read(path, lambda text: tomllib.loads(text)))
+
+
+def _load_config(path: Path) -> Model:
+    """The model in a Hugging Face config.json. Rope scaling changes no shape and is not kept."""
+    config = _read(path, json.loads)
+    kind = config.get("model_type")
+    try:
+        if kind not in ARCHITECTURES:
+            raise UserError(f"model_type is {kind!r:.80}, it must be one of {', '.join(ARCHITECTURES)}")
+        fields = _from_gpt2(config) if kind == "gpt2" else _from_llama(config, kind)
+    except KeyError as error:
+        raise UserError(f"{path}: the key {error} is missing, model_type {kind} needs it") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    model = _build(path, kind, fields | {"source": f"a config.json of model_type {kind}"})
+    # The folder's name could be a user's, and a model's name goes into result files: architecture and size say more.
+    name = path.stem if path.name != "config.json" else f"{kind}-{model.total_parameters / 1e9:.3g}b"
+    return dataclasses.replace(model, name=name)
+
+
+# What a key of a config.json means, and what holds where one is left out, is read from the configuration and modeling
+# files of huggingface/transformers, src/transformers/models/<model_type>/. A KeyError is a key that must be there.
+
+
+def _from_gpt2(config: dict[str, Any]) -> dict[str, Any]:
+    head_dim = _quotient(config, "n_embd", "n_head")
+    activation = config.get("activation_function", "gelu_new")
+    return {
+        "hidden_size": config["n_embd"],
+        "intermediate_size": config.get("n_inner") or 4 * config["n_embd"],
+        "num_hidden_layers": config["n_layer"],
+        "num_attention_heads": config["n_head"],
+        "num_key_value_heads": config["n_head"],
+        "head_dim": head_dim,
+        "vocab_size": config["vocab_size"],
+        "max_position_embeddings": config["n_positions"],
+        "tie_word_embeddings": config.get("tie_word_embeddings", True),
+        # gelu_new, gelu_fast, gelu_pytorch_tanh: approximations of one function, and all one shape
+        "hidden_act": "gelu" if str(activation).startswith("gelu") else activation,
+        "norm": "layer_norm",
+        "norm_eps": config.get("layer_norm_epsilon", 1e-5),
+        "position": "learned",
+        "attention_bias": _PROJECTIONS,
+        "mlp_bias": True,
+        "qk_norm": False,
+    }
+
+
+def _from_llama(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Llama and its descendants: Mistral adds windows, Qwen2 biases on q, k and v, Qwen3 norms on q and k."""
+    _refuse_windows(config, kind)
+    all_heads = config["num_attention_heads"] if kind == "llama" else config["num_key_value_heads"]
+    head_dim = config["head_dim"] if kind == "qwen3" else config.get("head_dim")
+    bias = _PROJECTIONS if kind in ("llama", "qwen3") and config.get("attention_bias", False) else ()
+    ropes = config.get("rope_parameters")  # where rope_theta lies since transformers 5
+    return {
+        "hidden_size": config["hidden_size"],
+        "intermediate_size": config["intermediate_size"],
+        "num_hidden_layers": config["num_hidden_layers"],
+        "num_attention_heads": config["num_attention_heads"],
+        "num_key_value_heads": config.get("num_key_value_heads") or all_heads,
+        "head_dim": head_dim or _quotient(config, "hidden_size", "num_attention_heads"),
+        "vocab_size": config["vocab_size"],
+        "max_position_embeddings": config["max_position_embeddings"],
+        "tie_word_embeddings": config.get("tie_word_embeddings", False),
+        "hidden_act": config["hidden_act"],
+        "norm": "rms_norm",
+        "norm_eps": config["rms_norm_eps"],
+        "position": "rope",
+        "rope_theta": (ropes if isinstance(ropes, dict) else config).get("rope_theta", 10000.0),
+        "attention_bias": ("qkv",) if kind == "qwen2" else bias,
+        "mlp_bias": kind == "llama" and config.get("mlp_bias", False),
+        "qk_norm": kind == "qwen3",
+    }
+
+
+def _refuse_windows(config: dict[str, Any], kind: str) -> None:
+    """Attention over a window costs less than is counted here, so such a model must not pass for another."""
+    window = config.get("sliding_window") if config.get("use_sliding_window", kind == "mistral") else None
+    layers = config.get("layer_types")
+    longest = config["max_position_embeddings"]
+    if _is_count(window) and _is_count(longest) and window < longest:
+        given = f"sliding_window is {window}"
+    elif isinstance(layers, list) and any(layer != "full_attention" for layer in layers):
+        given = "layer_types has other layers than full_attention"
+    else:
+        return
+    raise UserError(f"{given}, only full attention is supported: to count it as that, set sliding_window to null")
+
+
+def _quotient(config: dict[str, Any], whole: str, parts: str) -> int:
+    if not (_is_count(config[whole]) and _is_count(config[parts]) and config[whole] % config[parts] == 0):
+        raise UserError(f"{whole} is {config[whole]!r:.40}, it must be a multiple of {parts}, {config[parts]!r:.40}")
+    return int(config[whole] // config[parts])
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; a model is a name, a .toml file or a config.json") from None
+    except (ValueError, RecursionError) as error:  # the errors of both decoders and of UTF-8 are ValueErrors
+        raise UserError(f"{path}: is not valid {path.suffix[1:].upper()}: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, it must hold an object of keys and values")
+    return content
+
+
+def _build(path: Path, name: str, values: dict[str, Any]) -> Model:
+    """A model from a file's keys, checked for being all there and known."""
+    fields = [field for field in dataclasses.fields(Model) if field.name != "name"]
+    known = [field.name for field in fields]
+    required = [field.name for field in fields if field.default is dataclasses.MISSING]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{path}: a model has no key '{key:.80}'{_near(key, known)}: it has {', '.join(known)}")
+    for key in required:
+        if key not in values:
+            raise UserError(f"{path}: the key '{key}' is missing, a model needs {', '.join(required)}")
+    tuples: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return Model(name=name, **tuples)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _near(name: str, known: list[str]) -> str:
+    """What could have been meant, as part of a sentence: names that begin so, else names that look alike."""
+    near = [other for other in known if other.startswith(name.lower())] or get_close_matches(name.lower(), known)
+    return f" (did you mean {' or '.join(near)}?)" if name and near else ""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value <= 10**9
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _are_projections(value: object) -> bool:
+    return isinstance(value, tuple) and all(one in _PROJECTIONS for one in value) and len(set(value)) == len(value)

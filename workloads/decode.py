@@ -1,0 +1,85 @@
+"""Decode: one more token for each sequence of a batch, with everything before it in the cache. Its time is the TPOT."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from bench import model
+from bench.cost import Cost
+from bench.device import Device
+from bench.workload import Scalar, Step, Workload
+from workloads._reference import relative_error
+from workloads._shape import activation_bytes, check_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(Workload):
+    """The token at position `context`, over and over: every step reads all weights and `context` cached positions."""
+
+    scale: ClassVar[Literal["micro", "macro"]] = "macro"
+    rotate: ClassVar[bool] = False  # the weights are one set in real life too
+    data: ClassVar[str] = "tokens"
+    smoke: ClassVar[dict[str, Scalar]] = {"model": "tiny", "batch": 2, "context": 32, "dtype": "float32"}
+
+    model: str
+    batch: int
+    context: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        """The model must exist and know positions that far."""
+        super().__post_init__()
+        check_length(self.model, self.context + 1)
+
+    def cost(self) -> Cost:
+        """2 FLOP a weight and token; all weights read once, the cache once, the new keys and values written."""
+        shape = model.find(self.model)
+        weights, positions = shape.matmul_parameters, self.context + 1
+        width = shape.num_attention_heads * shape.head_dim
+        cache = shape.kv_cache_bytes_per_token(self.dtype_bytes)
+        return Cost(
+            gemm_flops=2 * weights * self.batch,
+            attention_flops=4 * shape.num_hidden_layers * width * positions * self.batch,
+            bytes=weights * self.dtype_bytes + (positions + 1) * self.batch * cache,
+            tokens=self.batch,
+        )
+
+    def memory_bytes(self) -> int:
+        """Weights and cache."""
+        shape = model.find(self.model)
+        cache = shape.kv_cache_bytes_per_token(self.dtype_bytes) * (self.context + 1)
+        weights = shape.total_parameters * self.dtype_bytes
+        return weights + self.batch * (cache + activation_bytes(shape, self.dtype_bytes))
+
+    def tolerance(self) -> float:
+        """Rounding adds up over the layers."""
+        return {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}[self.dtype]
+
+    def extras(self) -> dict[str, float | str]:
+        """How large the model is."""
+        return {"num_parameters": model.find(self.model).total_parameters}
+
+    def prepare(self, device: Device) -> Step:
+        """Weights in `dtype`, no gradients, a cache of normal numbers, one tensor for each layer's keys and values."""
+        import torch
+
+        from workloads.models.transformer import Transformer, empty_caches, reference_logits
+
+        shape = model.find(self.model)
+        transformer = Transformer(shape, device, self.dtype, self.context + 1).requires_grad_(False)
+        caches = empty_caches(shape, device, self.dtype, self.batch, self.context + 1)
+        tokens_BS = device.tokens(self.batch, 1, vocab_size=shape.vocab_size)
+
+        def run() -> torch.Tensor:
+            return transformer.next_logits(tokens_BS, caches, self.context)
+
+        def error() -> float:
+            # A short sequence token by token through the cache, against the whole sequence at once in float64.
+            short = min(self.context, 8)
+            sequence_BS = device.tokens(self.batch, short, vocab_size=shape.vocab_size)
+            for position in range(short):
+                logits_BV = transformer.next_logits(sequence_BS[:, position : position + 1], caches, position)
+            if not bool(run().isfinite().all()):
+                return float("inf")
+            return relative_error(logits_BV[0], reference_logits(transformer, sequence_BS[0])[-1])
+
+        return Step(run=run, error=error)

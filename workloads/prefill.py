@@ -1,0 +1,88 @@
+"""Prefill: a prompt through the whole model, up to the first token. Its time is the TTFT of an idle server."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from bench import model
+from bench.cost import Cost
+from bench.device import Device
+from bench.workload import Scalar, Step, Workload
+from workloads._reference import relative_error
+from workloads._shape import activation_bytes, attention_flops, check_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefill(Workload):
+    """A prompt of `prompt` tokens into an empty cache; the head reads the last token only."""
+
+    scale: ClassVar[Literal["micro", "macro"]] = "macro"
+    rotate: ClassVar[bool] = False  # the weights are one set in real life too
+    data: ClassVar[str] = "tokens"
+    smoke: ClassVar[dict[str, Scalar]] = {"model": "tiny", "batch": 2, "prompt": 32, "dtype": "float32"}
+
+    model: str
+    batch: int
+    prompt: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        """The model must exist and know positions that far."""
+        super().__post_init__()
+        check_length(self.model, self.prompt)
+
+    def cost(self) -> Cost:
+        """2 FLOP a weight and token, but the head's for the last token only; weights read, keys and values written."""
+        shape, tokens = model.find(self.model), self.batch * self.prompt
+        body, head = shape.matmul_parameters - shape.head_matmul_parameters, shape.head_matmul_parameters
+        cache = shape.kv_cache_bytes_per_token(self.dtype_bytes)
+        return Cost(
+            gemm_flops=2 * body * tokens + 2 * head * self.batch,
+            attention_flops=attention_flops(shape, self.batch, self.prompt),
+            bytes=(body + head) * self.dtype_bytes + tokens * cache,
+            tokens=tokens,
+        )
+
+    def memory_bytes(self) -> int:
+        """Weights, cache and the activations of the layer at work."""
+        shape, tokens = model.find(self.model), self.batch * self.prompt
+        cache = shape.kv_cache_bytes_per_token(self.dtype_bytes)
+        weights = shape.total_parameters * self.dtype_bytes
+        return weights + tokens * (cache + activation_bytes(shape, self.dtype_bytes))
+
+    def tolerance(self) -> float:
+        """Rounding adds up over the layers."""
+        return {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}[self.dtype]
+
+    def extras(self) -> dict[str, float | str]:
+        """How large the model is."""
+        return {"num_parameters": model.find(self.model).total_parameters}
+
+    def prepare(self, device: Device) -> Step:
+        """Weights in `dtype`, no gradients, a cache that every step overwrites."""
+        import torch
+
+        from workloads._reference import poison
+        from workloads.models.transformer import Transformer, empty_caches, reference_layers
+
+        shape = model.find(self.model)
+        transformer = Transformer(shape, device, self.dtype, self.prompt).requires_grad_(False)
+        caches = empty_caches(shape, device, self.dtype, self.batch, self.prompt)
+        tokens_BS = device.tokens(self.batch, self.prompt, vocab_size=shape.vocab_size)
+
+        def run() -> torch.Tensor:
+            return transformer.next_logits(tokens_BS, caches, 0)
+
+        def error() -> float:
+            # Keys and values of the last layer depend on every layer before; the first tokens see no later ones.
+            poison(*(tensor for cache in caches for tensor in (cache.keys_BGCD, cache.values_BGCD)))
+            if not bool(run().isfinite().all()):
+                return float("inf")
+            short = min(self.prompt, 16)
+            *_, (k_GSD, v_GSD, _) = reference_layers(transformer, tokens_BS[0, :short])
+            last = caches[-1]
+            return max(
+                relative_error(last.keys_BGCD[0, :, :short], k_GSD),
+                relative_error(last.values_BGCD[0, :, :short], v_GSD),
+            )
+
+        return Step(run=run, error=error)
