@@ -55,7 +55,7 @@ def listing(what: str) -> list[Document] | Document:
             "name": name,
             "version": kind.version,
             "scale": kind.scale,
-            "parameters": ", ".join(kind.__dataclass_fields__),
+            "parameters": ", ".join(workload.parameters(kind)),
             "summary": (kind.__doc__ or "").partition("\n")[0],
         }
         for name, kind in found

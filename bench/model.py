@@ -10,6 +10,7 @@ V vocabulary.
 import dataclasses
 import json
 import math
+import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from bench.errors import UserError
 
 # The values of model_type in a config.json that can be read; see `_from_gpt2` and `_from_llama`.
 ARCHITECTURES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+
+# Files besides the catalog, handed on to worker processes.
+_ADOPTED = "ACCELMARK_MODEL_FILES"
 
 _FOLDER = Path(__file__).parent.parent / "workloads" / "models"
 
@@ -200,10 +204,27 @@ def find(name_or_path: str) -> Model:
         return _load_config(Path(name_or_path))
     if name_or_path in names():
         return load(_FOLDER / f"{name_or_path}.toml")
+    for path in _adopted():
+        if (model := find(path)).name == name_or_path:
+            return model
     raise UserError(
         f"no model is named '{name_or_path:.80}'{_near(name_or_path, names())}: "
         "`accelmark list models` shows all, and a .toml file or a config.json will do as well"
     )
+
+
+def adopt(name_or_path: str) -> str:
+    """The name under which `find` knows this model from now on, in this process and in those it starts.
+
+    Cases and result files carry names and no paths. Raises UserError for a file named like one of the catalog.
+    """
+    model = find(name_or_path)
+    if name_or_path.endswith((".toml", ".json")):
+        if model.name in names():
+            raise UserError(f"{Path(name_or_path).name}: the catalog has a {model.name} already, rename the file")
+        path = os.path.abspath(name_or_path)
+        os.environ[_ADOPTED] = os.pathsep.join(dict.fromkeys([*_adopted(), path]))
+    return model.name
 
 
 def load(path: Path) -> Model:
@@ -225,8 +246,17 @@ def _load_config(path: Path) -> Model:
         raise UserError(f"{path}: {error}") from None
     model = _build(path, kind, fields | {"source": f"a config.json of model_type {kind}"})
     # The folder's name could be a user's, and a model's name goes into result files: architecture and size say more.
-    name = path.stem if path.name != "config.json" else f"{kind}-{model.total_parameters / 1e9:.3g}b"
+    name = path.stem if path.name != "config.json" else f"{kind}-{_size(model.total_parameters)}"
     return dataclasses.replace(model, name=name)
+
+
+def _size(parameters: int) -> str:
+    """As models are named: 8b, 124m."""
+    return f"{parameters / 1e9:.3g}b" if parameters >= 1e9 else f"{parameters / 1e6:.3g}m"
+
+
+def _adopted() -> list[str]:
+    return [path for path in os.environ.get(_ADOPTED, "").split(os.pathsep) if path]
 
 
 # What a key of a config.json means, and what holds where one is left out, is read from the configuration and modeling

@@ -146,6 +146,7 @@ class Protocol(_Strict, frozen=True):
     max_samples: Count
     half_width: Amount  # of the 95 % interval of the median, relative; measuring stops when it is reached
     sample_s: Amount  # a sample groups as many steps as last this long
+    settle_steps: Count = 10  # run at least this many before the first sample
 
 
 class Planned(_Strict, frozen=True):

@@ -21,7 +21,7 @@ from bench.cost import Cost
 from bench.device import Device, Step
 from bench.errors import UserError
 
-__all__ = ["Scalar", "Step", "Workload", "case", "find", "label", "names", "parse"]
+__all__ = ["Scalar", "Step", "Workload", "case", "find", "label", "names", "parameters", "parse"]
 
 Scalar = bool | int | float | str
 
@@ -122,10 +122,15 @@ def find(name: str) -> type[Workload]:
     raise UserError(f"no workload is named '{name}': {hint}")
 
 
+def parameters(kind: type[Workload]) -> list[str]:
+    """The names of a workload's parameters, in the order of its file."""
+    return [field.name for field in dataclasses.fields(kind)]
+
+
 def case(name: str, params: dict[str, Scalar]) -> Workload:
     """The case of workload `name` with these parameters. Raises UserError for one that is missing or unknown."""
     kind = find(name)
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = parameters(kind)
     required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
     unknown = [key for key in params if key not in known]
     missing = [key for key in required if key not in params]
@@ -139,7 +144,7 @@ def parse(name: str, key: str, text: str) -> Scalar:
     """The value of parameter `key` of workload `name` written as `text` on the command line."""
     kind = find(name)
     hints = typing.get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = parameters(kind)
     if key not in known:
         raise UserError(f"{name} has no parameter '{key}': its parameters are {', '.join(known)}")
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import workload
+from bench import model, workload
 from bench.errors import UserError
 from bench.record import Protocol, Speeds
 from bench.workload import Scalar, Workload
@@ -206,14 +206,14 @@ def _chosen(request: Request) -> tuple[Suite, list[Entry]]:
 def _cases(entry: Entry, request: Request, speeds: Speeds) -> list[Workload]:
     """The cases of one entry on one device: its crossed settings, each on the rungs that suit."""
     kind = workload.find(entry.workload)
-    fields = {name for name in kind.__dataclass_fields__ if name != "version"}
+    fields = workload.parameters(kind)
     own: dict[str, list[Scalar]] = {
         key: [workload.parse(entry.workload, key, text) for text in texts]
         for key, texts in request.settings.items()
         if key in fields
     }
     if request.model and "model" in fields:
-        own["model"] = [request.model]
+        own["model"] = [model.adopt(request.model)]
     crossed: dict[str, list[Scalar]] = {
         key: value if isinstance(value, list) else [value] for key, value in entry.set.items()
     } | own
@@ -224,11 +224,21 @@ def _cases(entry: Entry, request: Request, speeds: Speeds) -> list[Workload]:
         params = dict(zip(crossed, values, strict=True))
         if params.get("dtype") == "fast":
             params["dtype"] = fast_dtype(speeds)
-        offered = [workload.case(entry.workload, {**rung, **params}) for rung in rungs] or [
-            workload.case(entry.workload, params)
-        ]
-        chosen += _suitable(offered, entry, speeds)
+        chosen += _suitable(_offered(entry.workload, [{**rung, **params} for rung in rungs or [{}]]), entry, speeds)
     return chosen
+
+
+def _offered(name: str, rungs: list[dict[str, Scalar]]) -> list[Workload]:
+    """The rungs that make a case. One that is too long for the model asked for is none; UserError when none is left."""
+    cases, refusals = [], []
+    for params in rungs:
+        try:
+            cases.append(workload.case(name, params))
+        except UserError as error:
+            refusals.append(error)
+    if not cases:
+        raise refusals[0]
+    return cases
 
 
 def _suitable(offered: list[Workload], entry: Entry, speeds: Speeds) -> list[Workload]:
@@ -254,7 +264,7 @@ def planned_case(case: Workload, device: int, speeds: Speeds, protocols: dict[st
     protocol = protocols[case.scale]
     step_s = predicted_s(case, speeds)
     prepare_s = 0.2 + 4 * case.memory_bytes() / speeds.bytes_per_s
-    least_s = 14 * step_s  # first call, three more, ten to settle
+    least_s = (protocol.settle_steps + 3) * step_s  # the first call, settling, checking
     return PlannedCase(
         case=case,
         device=device,
@@ -265,7 +275,7 @@ def planned_case(case: Workload, device: int, speeds: Speeds, protocols: dict[st
 
 def _check_settings(entries: list[Entry], request: Request) -> None:
     """Every `--set` and `--model` must mean something to some workload of the run."""
-    fields = {key for entry in entries for key in workload.find(entry.workload).__dataclass_fields__}
+    fields = {key for entry in entries for key in workload.parameters(workload.find(entry.workload))}
     for key in [*request.settings, *(["model"] if request.model else [])]:
         if key not in fields:
             raise UserError(f"no workload of this run has a parameter '{key}': there are {', '.join(sorted(fields))}")

@@ -26,8 +26,6 @@ FLOOR_FACTOR = 200
 QUEUE_DEPTH = 256
 # A step is bound by its launch when launching takes this share of its time.
 LAUNCH_BOUND = 0.8
-# A settling load runs at least this many steps, whatever its time.
-SETTLE_STEPS = 10
 
 Run = Callable[[], object]
 Stop = Literal["precise", "time", "samples"]
@@ -97,13 +95,11 @@ def measure(
     `lead`: called before each sample and outside of it; it fills a cache with other data, or the queue with other work.
     """
     cold_start_s = _first_call(device, runs[0])
-    for run in itertools.islice(itertools.cycle(runs), 3):  # allocator growth and autotuning end here
-        run()
     floor_s = event_floor(device)
     rotation = itertools.cycle(runs)
     observer = observer or Observer()
     with _quiet_garbage_collector():
-        step_s, settled_s = _settle(device, rotation, protocol.settle_s)
+        step_s, settled_s = _settle(device, rotation, protocol.settle_s, protocol.settle_steps)
         enqueue_s = _enqueue(device, rotation, step_s) if device.asynchronous else None
         window = _Window(device, rotation, protocol, blocks, lead)
         window.measure(step_s, floor_s, observer)
@@ -111,7 +107,7 @@ def measure(
         if stats.steadiness(window.samples_s).steady is False and window.window_s < protocol.max_time_s:
             # Once more after twice the settling: a clock that was still ramping is now where it stays.
             unsteady, settled_s = window.samples_s, settled_s + window.window_s
-            step_s, again_s = _settle(device, rotation, min(2 * protocol.settle_s, 30.0))
+            step_s, again_s = _settle(device, rotation, min(2 * protocol.settle_s, 30.0), protocol.settle_steps)
             settled_s += again_s
             window = _Window(device, rotation, protocol, blocks, lead)
             window.measure(step_s, floor_s, observer)
@@ -147,11 +143,11 @@ def _first_call(device: Device, run: Run) -> float:
     return device.now_s() - start
 
 
-def _settle(device: Device, rotation: Iterator[Run], settle_s: float) -> tuple[float, float]:
-    """Runs the load for `settle_s` and some steps; gives the last estimate of a step's time and the time spent."""
+def _settle(device: Device, rotation: Iterator[Run], settle_s: float, at_least: int) -> tuple[float, float]:
+    """Runs the load for `settle_s` and `at_least` steps; gives the last estimate of a step and the time spent."""
     begin = device.now_s()
     group, steps, step_s = 1, 0, math.inf
-    while steps < SETTLE_STEPS or device.now_s() - begin < settle_s:
+    while steps < at_least or device.now_s() - begin < settle_s:
         start = device.now_s()
         for _ in range(group):
             next(rotation)()
