@@ -18,7 +18,7 @@ class _Group(click.Group):
     """Commands in the order of a day's work; one-sentence errors; exit statuses as the README promises."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["devices", "list", "run", "show", "check", "table", "compare"]
+        return ["devices", "list", "run", "show", "check", "table", "compare", "selfcheck"]
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         from bench.errors import UserError
@@ -131,11 +131,10 @@ def run(
     from bench import commands, units
     from bench.analyze import show
     from bench.measure.plan import Request
-    from bench.measure.progress import Silent, Terminal
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # a batch system's end is an interruption: everything is kept
         signal.signal(number, _interrupt)
-    told = Terminal() if progress or (progress is None and sys.stderr.isatty()) else Silent()
+    told = _progress(progress)
     timeout_s = units.parse_duration(timeout) if timeout else None
     if resume:
         _only_resume(workloads, suite, budget, settings, model, rounds, out, dry_run)
@@ -282,6 +281,40 @@ def compare(
     limit = None if fail_if_slower is None else 1 + fail_if_slower / 100
     slower = [row for row in document["rows"] if row["verdict"] == "slower" and limit and row["ratio"] > limit]
     sys.exit(1 if slower else 0)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["timer", "aa"]))
+@click.argument("workloads", nargs=-1)
+@click.option("--device", metavar="SPEC", default="default", help="As for run.")
+@click.option("--turns", type=click.IntRange(2, 100), default=5, show_default=True, help="Of each side, for aa.")
+@click.option("--progress/--quiet", default=None, help="Progress on standard error.  [default: on a terminal]")
+@as_json
+def selfcheck(
+    what: str, workloads: tuple[str, ...], device: str, turns: int, progress: bool | None, as_json: bool
+) -> None:
+    """Check that this machine measures well.
+
+    `timer` reads one call by our timer and by others. `aa` measures the same thing as two sides, in turns, and must
+    find no difference. Exit status 1 when it does not pass.
+    """
+    from bench import commands
+    from bench.analyze import show
+
+    if what == "timer":
+        readings = commands.selfcheck_timer(device=device)
+        _print_json(readings) if as_json else print(show.timers(readings))
+        sys.exit(0 if all(reading["passed"] for reading in readings) else 1)
+    document = commands.selfcheck_aa(workloads, device=device, turns=turns, progress=_progress(progress))
+    _print_json(document) if as_json else _print_lines(show.comparison(document))
+    sys.exit(1 if any(row["verdict"] in {"faster", "slower"} for row in document["rows"]) else 0)
+
+
+def _progress(wanted: bool | None) -> Any:
+    """Whom to tell what happens: a terminal, unless it was asked for or forbidden."""
+    from bench.measure.progress import Silent, Terminal
+
+    return Terminal() if wanted or (wanted is None and sys.stderr.isatty()) else Silent()
 
 
 def _parsed(settings: tuple[str, ...]) -> dict[str, list[str]]:

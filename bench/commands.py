@@ -194,6 +194,37 @@ def compare(before: Paths, after: Paths, *, threshold: float | None = None) -> D
     return asdict(compares.compare(tables.files(before), tables.files(after), threshold=limit))
 
 
+def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]:
+    """How other timers read the same call as ours."""
+    import msgspec
+
+    from bench.measure import selfcheck
+
+    return [{**msgspec.to_builtins(one), "passed": one.passed} for one in selfcheck.timers(device, seed)]
+
+
+def selfcheck_aa(
+    workloads: Sequence[str],
+    *,
+    device: str = "default",
+    seed: int = 0,
+    turns: int = 5,
+    progress: "Progress | None" = None,
+) -> Document:
+    """The same thing measured as two sides, in turns: a comparison that must find no difference."""
+    from bench.measure import selfcheck
+    from bench.measure.plan import Request
+    from bench.measure.progress import Silent
+
+    request = Request(workloads=tuple(workloads), suite="quick", rounds=1)
+    laboratory, planned = prepare_run(request, device=device, seed=seed)
+    folder = results_folder() / "local" / "selfcheck"
+    before, after = selfcheck.identical(
+        laboratory, planned, folder, seed=seed, turns=turns, progress=progress or Silent()
+    )
+    return compare(before, after)
+
+
 def results_folder() -> Path:
     """Where results lie: ACCELMARK_RESULTS, else the clone's own results/, else results/ in the working folder."""
     if own := os.environ.get("ACCELMARK_RESULTS"):

@@ -7,6 +7,7 @@ where the sides were not interleaved also sittings, differ by on their own.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,11 +16,13 @@ from bench.analyze.summary import Summary, summarize
 from bench.record import Record, ResultFile, Session
 
 # Two sides measured one after the other differ by the drift of the machine between the two sittings: temperature,
-# neighbours, page layout. Standard deviation of a sitting's effect on the logarithm of a time, and how sure we are of
-# it in degrees of freedom. For CPUs from identical pairs of runs, see "Comparing" in the README; elsewhere assumed.
-SITTING_SD = {"cpu": 0.02}
+# neighbours, page layout. Least standard deviation of what a sitting does to the logarithm of a time, and how sure we
+# are of it in degrees of freedom. For CPUs from identical pairs of runs, see "Comparing" in the README; elsewhere assumed.
+SITTING_SD = {"cpu": 0.015}
 SITTING_SD_ELSEWHERE = 0.01
-SITTING_DF = 10
+SITTING_DF = 30
+# From this many cases on, the cases themselves show the drift: what most of them share is the machine's.
+CASES_THAT_SHOW_DRIFT = 5
 # Differences smaller than this do not matter to anybody.
 THRESHOLD = 0.02
 # A single round on a side says nothing of how rounds differ; this is assumed then.
@@ -77,7 +80,9 @@ def compare(before: Sequence[ResultFile], after: Sequence[ResultFile], *, thresh
     """Every case that both sides have, with a verdict; the rest is listed."""
     sides = [_by_case(summarize(files)) for files in (before, after)]
     common = [case for case in sides[0] if case in sides[1]]
-    rows = _without_false_discoveries([_compared(sides[0][case], sides[1][case], threshold) for case in common])
+    pairs = [(sides[0][case], sides[1][case]) for case in common]
+    drift = _drift(pairs)
+    rows = _without_false_discoveries([_compared(*pair, drift, threshold) for pair in pairs])
     return Compared(
         rows=rows,
         only_before=[_name(case) for case in sides[0] if case not in sides[1]],
@@ -98,7 +103,21 @@ def _name(case: tuple[str, str]) -> str:
     return f"{case[0]} on {case[1]}"
 
 
-def _compared(before: _Side, after: _Side, threshold: float) -> Comparison:
+def _drift(pairs: Sequence[tuple[_Side, _Side]]) -> float:
+    """Standard deviation of a sitting's effect, as the cases show it: their typical change, whatever its sign.
+
+    The median holds as long as fewer than half of the cases really changed. 1.4826 makes a median absolute deviation a
+    standard deviation (Hampel 1974); a difference has the effects of two sittings in it.
+    """
+    changes = [
+        abs(math.log(stats.median(after.launches_s) / stats.median(before.launches_s)))
+        for before, after in pairs
+        if before.launches_s and after.launches_s and not _incomparable(before, after)
+    ]
+    return stats.MAD_TO_SD * stats.median(changes) / math.sqrt(2) if len(changes) >= CASES_THAT_SHOW_DRIFT else 0.0
+
+
+def _compared(before: _Side, after: _Side, drift: float, threshold: float) -> Comparison:
     first = before.summaries[0]
 
     def refused(reason: str) -> Comparison:
@@ -111,7 +130,7 @@ def _compared(before: _Side, after: _Side, threshold: float) -> Comparison:
     if reason := _incomparable(before, after):
         return refused(reason)
     interleaved = _interleaved(before.records, after.records)
-    ratio = _ratio(before, after, interleaved)
+    ratio = _ratio(before, after, drift, interleaved)
     assert ratio is not None
     flags = {flag for side in (before, after) for record in side.records for flag in record.flags}
     found, reason = stats.verdict(ratio, threshold), ""
@@ -164,11 +183,11 @@ def _interleaved(before: list[Record], after: list[Record]) -> bool:
     return turns >= len(before)
 
 
-def _ratio(before: _Side, after: _Side, interleaved: bool) -> stats.Ratio | None:
+def _ratio(before: _Side, after: _Side, drift: float, interleaved: bool) -> stats.Ratio | None:
     if interleaved:
         return stats.paired_ratio(before.launches_s, after.launches_s)
     vendor = before.summaries[0].session.devices[before.summaries[0].first.device].vendor
-    sitting_variance = 2 * SITTING_SD.get(vendor, SITTING_SD_ELSEWHERE) ** 2
+    sitting_variance = 2 * max(drift, SITTING_SD.get(vendor, SITTING_SD_ELSEWHERE)) ** 2
     # One round alone shows no spread of its own: it brings the assumed one.
     single = sum(LAUNCH_SD**2 for side in (before, after) if len(side.launches_s) == 1)
     return stats.welch_ratio(

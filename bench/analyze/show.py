@@ -156,6 +156,15 @@ def notes(row: Row) -> str:
     return plain("; ".join([*words, *(_WORDS.get(flag, flag) for flag in row["flags"])]), 120)
 
 
+def timers(readings: Sequence[dict[str, Any]]) -> str:
+    """Other timers beside ours."""
+    body = [
+        [one["name"], units.seconds(one["median_s"]), f"{one['ratio']:.3f}", "agrees" if one["passed"] else "DIFFERS"]
+        for one in readings
+    ]
+    return tabulate(["timer", "median", "to ours", "verdict"], body)
+
+
 def tabulate(header: list[str], body: Cells, style: str = "simple") -> str:
     """Text columns as they are: numbers stand right, and nothing that looks like one is rewritten."""
     from tabulate import tabulate as draw

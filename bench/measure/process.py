@@ -65,7 +65,7 @@ class WorkerProcess:
         try:
             reply = self._replies.get(timeout=limit_s)
         except queue.Empty:
-            self.end()
+            self.close()
             raise WorkerHung(f"no answer within {limit_s:.0f} s") from None
         if reply is None:
             raise WorkerDied(self._last_words())
@@ -73,7 +73,7 @@ class WorkerProcess:
             raise UserError(reply.message)
         return reply
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Ends the worker and whatever it started."""
         with contextlib.suppress(OSError):  # it may be gone
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -89,7 +89,7 @@ class WorkerProcess:
             for line in self._process.stdout:
                 self._replies.put(decoder.decode(line))
         except (msgspec.MsgspecError, ValueError, OSError):
-            pass  # a line cut by the worker's death, or the pipe closed by `end`
+            pass  # a line cut by the worker's death, or the pipe closed by `close`
         self._replies.put(None)
 
     def _last_words(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from bench.measure import environment, plan, preflight, worker
 from bench.measure.journal import Journal
 from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess
 from bench.record import Planned, Record, ResultFile, Session, Speeds
+
+Reply = TypeVar("Reply", bound=worker.Reply)
 
 
 class Progress(Protocol):
@@ -71,14 +73,14 @@ def look(device: str, seed: int, *, measure_speeds: bool = True) -> Laboratory:
     threads = environment.usable_threads()
     started = time.monotonic()
     first = WorkerProcess(device, threads, seed)
-    with contextlib.closing(_Ended(first)):
+    with contextlib.closing(first):
         first.ask(worker.Describe())
-        described = _answer(first, worker.Described)
+        described = answer(first, worker.Described)
         start_s = time.monotonic() - started
         speeds = [_probe(first)] if measure_speeds else []
     for spec in described.specs[1:] if measure_speeds else []:
         other = WorkerProcess(spec, threads, seed)
-        with contextlib.closing(_Ended(other)):
+        with contextlib.closing(other):
             speeds.append(_probe(other))
     host = environment.host(threads)
     host = msgspec.structs.replace(host, settings={**host.settings, **worker.ENVIRONMENT})
@@ -159,6 +161,18 @@ def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: 
     return outcome
 
 
+def answer(process: WorkerProcess, kind: type[Reply]) -> Reply:
+    """A worker's answer of that kind to what it was asked first. Raises UserError when it cannot start at all."""
+    try:
+        reply = process.answer(START_LIMIT_S)
+    except (WorkerDied, WorkerHung) as error:
+        if "No module named 'torch'" in str(error):
+            raise UserError("torch is not installed here: start scripts/accelmark, which sets it up") from None
+        raise UserError(f"no measurement is possible here: {error}") from None
+    assert isinstance(reply, kind)
+    return reply
+
+
 def plan_of(session: Session, laboratory: Laboratory, timeout_s: float) -> plan.Plan:
     """The plan that a session set out with, for resuming it."""
     cases = [
@@ -220,7 +234,7 @@ class _Run:
         random.Random(f"{self._session.seed} {round_index} {device}").shuffle(cases)  # noqa: S311
         while cases:
             process = WorkerProcess(spec, self._laboratory.host.threads, self._session.seed)
-            with contextlib.closing(_Ended(process)):
+            with contextlib.closing(process):
                 self._left_s -= self._plan.start_s
                 alive = True
                 while cases and alive:
@@ -251,13 +265,6 @@ class _Run:
         self._progress.done(measured)
 
 
-class _Ended:
-    """Closes a worker with `contextlib.closing`."""
-
-    def __init__(self, process: WorkerProcess) -> None:
-        self.close = process.end
-
-
 def _records(process: WorkerProcess, timeout_s: float) -> Iterator[Record]:
     """The records of one case; the first also waits for the worker's start."""
     deadline = time.monotonic() + timeout_s
@@ -269,22 +276,9 @@ def _records(process: WorkerProcess, timeout_s: float) -> Iterator[Record]:
             return
 
 
-def _answer(process: WorkerProcess, kind: type[Any]) -> Any:
-    try:
-        reply = process.answer(START_LIMIT_S)
-    except (WorkerDied, WorkerHung) as error:
-        if "No module named 'torch'" in str(error):
-            raise UserError("torch is not installed here: start scripts/accelmark, which sets it up") from None
-        raise UserError(f"no measurement is possible here: {error}") from None
-    assert isinstance(reply, kind)
-    return reply
-
-
 def _probe(process: WorkerProcess) -> Speeds:
     process.ask(worker.Probe())
-    probed = _answer(process, worker.Probed)
-    assert isinstance(probed, worker.Probed)
-    return probed.speeds
+    return answer(process, worker.Probed).speeds
 
 
 def _job(case: workload.Workload, device: int, round_index: int, protocols: dict[str, Any]) -> worker.Job:

@@ -21,7 +21,8 @@ from bench import device as devices
 from bench import stats, workload
 from bench.device import Device
 from bench.errors import Unsupported, UserError, describe
-from bench.measure import contention, environment, timer
+from bench.measure import contention, environment, peers, timer
+from bench.measure.peers import Agreement
 from bench.record import Check, Contention, DeviceFacts, Flag, Identity, Protocol, Record, Speeds, Timing, Work
 from bench.workload import Scalar, Step, Workload
 
@@ -57,6 +58,13 @@ class Job(msgspec.Struct, tag="case", frozen=True, kw_only=True):
     protocol: Protocol
 
 
+class CompareTimers(msgspec.Struct, tag="timers", frozen=True, kw_only=True):
+    """Asks how other timers read the same call."""
+
+    workload: str
+    params: dict[str, Scalar]
+
+
 class Described(msgspec.Struct, tag="described", frozen=True, kw_only=True):
     """The devices that the worker's `--device` names, and the software it runs on."""
 
@@ -79,14 +87,20 @@ class Measured(msgspec.Struct, tag="measured", frozen=True):
     last: bool
 
 
+class TimersCompared(msgspec.Struct, tag="agreements", frozen=True):
+    """How they read it."""
+
+    agreements: list[Agreement]
+
+
 class Refused(msgspec.Struct, tag="refused", frozen=True):
     """The user can put it right: shown as it is."""
 
     message: str
 
 
-Order = Describe | Probe | Job
-Reply = Described | Probed | Measured | Refused
+Order = Describe | Probe | Job | CompareTimers
+Reply = Described | Probed | Measured | TimersCompared | Refused
 
 
 def main() -> None:
@@ -151,6 +165,9 @@ class _Server:
         self._get_ready()
         if isinstance(order, Probe):
             yield Probed(_speeds(self._device))
+            return
+        if isinstance(order, CompareTimers):
+            yield TimersCompared(peers.timers(self._device, order.workload, order.params))
             return
         if self._spin is None:
             self._spin = contention.spin()

@@ -1,0 +1,37 @@
+"""Selfcheck: does this machine, and does this program, measure well? Nothing of the machine is changed."""
+
+import contextlib
+from pathlib import Path
+
+from bench.measure import environment, runner, worker
+from bench.measure.peers import Agreement
+from bench.measure.plan import Plan
+from bench.measure.process import WorkerProcess
+from bench.workload import Scalar
+
+# What timers are compared on: long enough for every one of them, short enough for a laptop.
+CASE: tuple[str, dict[str, Scalar]] = ("matmul", {"m": 1024, "n": 1024, "k": 1024, "dtype": "float32"})
+
+
+def timers(device: str, seed: int) -> list[Agreement]:
+    """How other timers read the same call as ours. Raises UserError where `device` names nothing."""
+    process = WorkerProcess(device, environment.usable_threads(), seed)
+    with contextlib.closing(process):
+        process.ask(worker.CompareTimers(workload=CASE[0], params=CASE[1]))
+        return runner.answer(process, worker.TimersCompared).agreements
+
+
+def identical(
+    laboratory: runner.Laboratory, planned: Plan, folder: Path, *, seed: int, turns: int, progress: runner.Progress
+) -> tuple[list[Path], list[Path]]:
+    """Files of two sides that are one and the same, measured in turns: A B B A A B B A ..."""
+    sides: tuple[list[Path], list[Path]] = ([], [])
+    for turn in range(turns):
+        for side in (0, 1) if turn % 2 == 0 else (1, 0):
+            session = runner.new_session(laboratory, planned, seed=seed, argv=["accelmark", "selfcheck", "aa"])
+            path = folder / f"{session.id}.jsonl"
+            outcome = runner.carry_out(laboratory, planned, session, path, progress)
+            sides[side].append(path)
+            if outcome.interrupted:
+                raise KeyboardInterrupt
+    return sides
