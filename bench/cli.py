@@ -1,6 +1,7 @@
 """The command line: one short function for each command, which parses, calls bench/commands.py and prints."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -22,20 +23,27 @@ class _Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         from bench.errors import UserError
+        from bench.text import plain
 
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:
-            print(f"accelmark: {error}", file=sys.stderr)
+            print(f"accelmark: {plain(str(error), 1000)}", file=sys.stderr)
             sys.exit(2)
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             sys.exit(130)
-        except BrokenPipeError:  # the reader has seen enough
-            sys.stderr.close()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has seen enough; what is still buffered goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        return result
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -144,7 +152,7 @@ def run(
             workloads=workloads, suite=suite, settings=_parsed(settings), model=model, rounds=rounds,
             budget_s=units.parse_duration(budget) if budget else None, timeout_s=timeout_s,
         )  # fmt: skip
-        laboratory, planned = commands.prepare_run(request, device=device, seed=seed)
+        laboratory, planned = commands.prepare_run(request, device=device, seed=seed, out=None if dry_run else out)
         intended = commands.plan_document(laboratory, planned)
         if dry_run:
             _print_json(intended) if as_json else _print_lines(show.plan(intended))
@@ -181,8 +189,9 @@ def show(file: Path, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
     elif style == "csv":
         print(shows.csv_text(document["rows"]), end="")
     else:
-        _print_lines(shows.headline(record.read(file).session))
-        print("\n" + shows.table(document["rows"], "github" if style == "markdown" else "simple"))
+        drawn = "github" if style == "markdown" else "simple"
+        _print_lines(shows.headline(record.read(file).session, drawn))
+        print("\n" + shows.table(document["rows"], drawn))
 
 
 @main.command()

@@ -62,11 +62,15 @@ def listing(what: str) -> list[Document] | Document:
     ]
 
 
-def prepare_run(request: "Request", *, device: str = "default", seed: int = 0) -> "tuple[Laboratory, Plan]":
+def prepare_run(
+    request: "Request", *, device: str = "default", seed: int = 0, out: Path | None = None
+) -> "tuple[Laboratory, Plan]":
     """Looks at the machine and plans. Nothing is measured but the rough speeds that sizes are chosen by."""
-    from bench.measure import plan, runner
+    from bench.measure import journal, plan, runner
 
     plan.validate(request)
+    if out is not None:
+        journal.refuse_existing(out)
     laboratory = runner.look(device, seed)
     laboratory = runner.remember_speeds(laboratory, results_folder() / "local")
     return laboratory, plan.make(request, laboratory.speeds, laboratory.start_s)
@@ -109,8 +113,8 @@ def run(
     from bench.measure.progress import Silent
 
     request = Request(workloads=workloads, suite=suite, **options)
-    laboratory, planned = prepare_run(request, device=device, seed=seed)
     target = Path(out) if out is not None else None
+    laboratory, planned = prepare_run(request, device=device, seed=seed, out=target)
     outcome = carry_out(laboratory, planned, seed=seed, out=target, argv=["bench.run"], progress=Silent())
     return run_document(outcome)
 
@@ -185,13 +189,14 @@ def check(paths: Paths) -> list[Document]:
 
 def compare(before: Paths, after: Paths, *, threshold: float | None = None) -> Document:
     """Both sides' common cases with verdicts."""
-    from dataclasses import asdict
+    import msgspec
 
     from bench.analyze import compare as compares
     from bench.analyze import table as tables
 
     limit = compares.THRESHOLD if threshold is None else threshold
-    return asdict(compares.compare(tables.files(before), tables.files(after), threshold=limit))
+    found = compares.compare(tables.files(before), tables.files(after), threshold=limit)
+    return msgspec.json.decode(msgspec.json.encode(found), type=dict)  # lists for tuples, as JSON has it
 
 
 def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]:
@@ -252,5 +257,5 @@ def _chip_row(found: Any) -> Document:
         "memory_bytes": found.memory_bytes,
         "memory_bytes_per_s": found.memory_bytes_per_s,
         "power_w": found.power_w,
-        "driver_names": found.driver_names,
+        "driver_names": list(found.driver_names),
     }

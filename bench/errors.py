@@ -13,7 +13,7 @@ class Unsupported(Exception):
 
 
 # A path of two or more parts, POSIX or Windows: it may hold a user's or a machine's name.
-_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^\s/\\:'\"()<>,]+){2,}[/\\]?")
+_PATH = re.compile(r"(?<![^\s/\\:='\"()<>,])(?:[A-Za-z]:)?[^\s/\\:='\"()<>,]*+(?:[/\\][^\s/\\:'\"()<>,]+){2,}[/\\]?")
 
 
 def without_paths(text: str) -> str:

@@ -31,6 +31,8 @@ METHOD = 1
 MAX_FILE_BYTES = 64 << 20  # a full suite is some hundred kilobytes
 MAX_LINE_BYTES = 8 << 20
 MAX_DEPTH = 16
+# No step is shorter than a picosecond or longer than eleven days: outside, rates and their logarithms overflow.
+SHORTEST_S, LONGEST_S = 1e-12, 1e6
 
 Text = Annotated[str, Meta(max_length=1_000)]
 Name = Annotated[str, Meta(max_length=200)]
@@ -282,7 +284,8 @@ class Record(_Strict, frozen=True, tag_field="kind", tag="record"):
     @property
     def valid(self) -> bool:
         """Measured, and nothing found that forbids to use it."""
-        return self.status == "ok" and not INVALID_FLAGS.intersection(self.flags)
+        measured = bool(self.samples_s) and all(SHORTEST_S <= sample <= LONGEST_S for sample in self.samples_s)
+        return self.status == "ok" and measured and not INVALID_FLAGS.intersection(self.flags)
 
     def key(self) -> str:
         """What this may be compared with, besides the device: workload, version, parameters and identity."""
@@ -375,7 +378,8 @@ def _read_bytes(path: Path) -> bytes:
     return b"".join(parts)
 
 
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
+# A string that never ends is taken to the end of the line, so that no input is scanned twice.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')
 
 
 def _decode(name: str, number: int, line: bytes, kind: type[Line]) -> Line:

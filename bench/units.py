@@ -4,6 +4,7 @@ Inside the harness everything is SI: seconds, bytes, FLOP, watts. GB is 1e9 byte
 """
 
 import re
+from decimal import Decimal
 
 from bench.errors import UserError
 
@@ -62,7 +63,7 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 def parse_duration(text: str) -> float:
     """Seconds of `90s`, `10m`, `2h` or a plain number of seconds."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    found = re.fullmatch(r"\s*(\d{1,12}(?:\.\d+)?)\s*([smh]?)\s*", text)
     if not found or float(found[1]) == 0:
         raise UserError(f"'{text}' is not a duration: write for example 90s, 10m or 2h")
     return float(found[1]) * _DURATIONS[found[2] or "s"]
@@ -70,7 +71,7 @@ def parse_duration(text: str) -> float:
 
 def parse_count(text: str) -> int:
     """A whole number with an optional suffix K, M, B or G, T: 1.5T is 1 500 000 000 000."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBGT]?)\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d{1,20}(?:\.\d+)?)\s*([KMBGT]?)\s*", text, re.IGNORECASE)
     if not found:
         raise UserError(f"'{text}' is not a count: write for example 4096, 350M or 1.5T")
-    return round(float(found[1]) * _COUNTS[found[2].upper()])
+    return round(Decimal(found[1]) * _COUNTS[found[2].upper()])

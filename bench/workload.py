@@ -32,6 +32,9 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # its reference see them, so only the accumulation and the rounding of the output count: 2**-8 for bfloat16's output.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 1e-2, "float16": 2e-3}
 
+# The largest number that every reader of JSON takes exactly; a result file holds none above.
+LARGEST = 2**53
+
 _FOLDER = Path(__file__).resolve().parent.parent / "workloads"
 
 
@@ -75,10 +78,13 @@ class Workload(ABC):
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
             raise UserError(f"dtype {self.dtype}: {type(self).__name__} knows {', '.join(DTYPE_BYTES)}")
+        kinds = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise UserError(f"{field.name}={value}: must be at least 1")
+            value, kind = getattr(self, field.name), kinds[field.name]
+            if type(value) is not kind:  # a suite or a stranger's file may hold anything there, and True is an int
+                raise UserError(f"{field.name}={value!r:.80}: {type(self).__name__} needs {kind.__name__} there")
+            if kind is int and not 1 <= value <= LARGEST:
+                raise UserError(f"{field.name}={value}: must be from 1 to 2**53")
 
     @property
     def dtype_bytes(self) -> int:
@@ -115,7 +121,7 @@ def find(name: str) -> type[Workload]:
     """The workload of that name. Raises UserError with the near misses when there is none."""
     for folder in _folders():
         path = folder / f"{name}.py"
-        if name.isidentifier() and path.is_file():
+        if name in names() and path.is_file():
             return _load(name, path)
     near = get_close_matches(name, names(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
@@ -137,7 +143,10 @@ def case(name: str, params: dict[str, Scalar]) -> Workload:
     if unknown or missing:
         wrong = f"has no parameter '{unknown[0]}'" if unknown else f"needs a value for '{missing[0]}'"
         raise UserError(f"{name} {wrong}: its parameters are {', '.join(known)}")
-    return kind(**params)  # type: ignore[arg-type]
+    made = kind(**params)  # type: ignore[arg-type]
+    if max(dataclasses.astuple(made.cost())) > LARGEST:
+        raise UserError(f"{made.label()}: a step of more than 2**53 FLOP or bytes, no result file can hold it")
+    return made
 
 
 def parse(name: str, key: str, text: str) -> Scalar:

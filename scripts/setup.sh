@@ -41,6 +41,8 @@ for name in ("torch", "torchvision", "torchaudio", "triton", "numpy"):
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         continue
+    if not distribution.version:  # what a removal left behind
+        continue
     pins.append(f"{name}=={distribution.version}")
     # Metadata of a torch that is hidden by another one says nothing about the one that is imported.
     if name == "torch" and os.path.realpath(distribution.locate_file("torch")) == location:
@@ -214,10 +216,11 @@ choose_torch() {
 }
 
 # On Debian and Ubuntu it takes one more package before a python can make environments.
-stop_without_venv() {
+check_venv() {
     local package=python3-venv
     [[ ${parent##*/} != python3.* ]] || package=${parent##*/}-venv
-    stop "$parent cannot make environments: 'sudo apt-get install -y $package', or without root choose another with ACCELMARK_PYTHON=/path/to/python"
+    "$parent" -c 'import ensurepip, venv' >>"$log" 2>&1 ||
+        stop "$parent cannot make environments: 'sudo apt-get install -y $package', or without root choose another with ACCELMARK_PYTHON=/path/to/python"
 }
 
 make_environment() {
@@ -225,7 +228,8 @@ make_environment() {
     # All but our own folder, which holds the lock that others may be waiting at.
     find "$venv/" -mindepth 1 -maxdepth 1 ! -name .accelmark -exec rm -rf {} +
     rm -f "$state"/made "$state"/installed-*
-    "$parent" -m venv "$venv" >>"$log" 2>&1 || stop_without_venv
+    "$parent" -m venv "$venv" >>"$log" 2>&1 ||
+        stop "$parent could not make $venv ($(tail -n 1 "$log")): all it said is in $log"
     printf '*\n' >"$venv/.gitignore"
 }
 
@@ -243,9 +247,10 @@ link_to_parent() {
 # Installs the checkout with the given extras, or stops with what pip said last.
 install_packages() {
     local said
-    # A pip.conf for a shared machine often says `user = true`, which no environment can follow. With its five retries
-    # for each package pip needs more than a minute to see that there is no network.
-    if PIP_USER=0 PIP_RETRIES=${PIP_RETRIES:-2} "$venv/bin/python" -m pip install --no-input \
+    # A container's PIP_CONSTRAINT would also hold for the build backend, which may need something newer. A pip.conf for
+    # a shared machine often says `user = true`, which no environment can follow. With its five retries for each
+    # package pip needs more than a minute to see that there is no network.
+    if PIP_CONSTRAINT='' PIP_USER=0 PIP_RETRIES=${PIP_RETRIES:-2} "$venv/bin/python" -m pip install --no-input \
         --disable-pip-version-check -c "$constraints" -e "$root${1:+[$1]}" >>"$log" 2>&1; then
         return
     fi
@@ -296,7 +301,7 @@ set_up() (
         ! current "$level" || return 0
     else
         task="to be made anew"
-        "$parent" -c 'import ensurepip, venv' >>"$log" 2>&1 || stop_without_venv
+        check_venv
     fi
     choose_torch
     [[ -z $why ]] || say "$venv needs $task: $why"

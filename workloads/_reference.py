@@ -1,5 +1,6 @@
 """Comparing an output with its reference in higher precision."""
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,9 +8,13 @@ if TYPE_CHECKING:
 
 
 def relative_error(out: "torch.Tensor", reference: "torch.Tensor") -> float:
-    """||out - reference|| / ||reference|| in float64; NaN or infinity anywhere in `out` gives NaN or infinity."""
+    """||out - reference|| / ||reference|| in float64; NaN or infinity anywhere in `out` gives infinity.
+
+    Not NaN, which the `max` of several errors may lose: max(0.0, nan) is 0.0.
+    """
     reference = reference.to("cpu").double()
-    return float((out.to("cpu").double() - reference).norm() / reference.norm())
+    error = float((out.to("cpu").double() - reference).norm() / reference.norm())
+    return error if math.isfinite(error) else math.inf
 
 
 def poison(*tensors: "torch.Tensor") -> None:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from bench.cost import Cost
 from bench.device import Device
+from bench.errors import UserError
 from bench.workload import Scalar, Step, Workload
 from workloads._reference import poison, relative_error
 
@@ -18,6 +19,12 @@ class MemoryCopy(Workload):
 
     num_bytes: int
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Whole elements only."""
+        super().__post_init__()
+        if self.num_bytes % self.dtype_bytes:
+            raise UserError(f"num_bytes={self.num_bytes} is no multiple of {self.dtype_bytes}, the bytes of {self.dtype}")
 
     def cost(self) -> Cost:
         """Read once, written once."""

@@ -1,6 +1,7 @@
 """Check: whether a file is what it says it is. Each finding says where, what was seen and what follows."""
 
 import os
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,8 +67,8 @@ def _record(one: Record) -> list[tuple[Literal["error", "note"], str]]:
     for field in ("timing", "check", "contention", "peak_memory_bytes", "energy", "telemetry"):
         if getattr(one, field) is None and not one.reasons.get(field):
             found.append(("error", f"{name}: {field} is unknown without a reason"))
-    if any(sample <= 0 for sample in one.samples_s):
-        found.append(("error", f"{name}: a step took no time"))
+    if any(not record.SHORTEST_S <= sample <= record.LONGEST_S for sample in one.samples_s):
+        found.append(("error", f"{name}: a step took no time, or more than days"))
     if one.check and not one.check.error <= one.check.tolerance and "bad_output" not in one.flags:
         found.append(("error", f"{name}: error {one.check.error:.3g} over {one.check.tolerance:.3g}, not flagged"))
     if "bad_output" in one.flags:
@@ -81,6 +82,10 @@ def _record(one: Record) -> list[tuple[Literal["error", "note"], str]]:
 def _work(one: Record, name: str) -> list[tuple[Literal["error", "note"], str]]:
     """The stored work against what this version computes from the parameters."""
     try:
+        hints = typing.get_type_hints(workload.find(one.workload))
+        for key, value in one.params.items():
+            if key in hints and type(value) is not hints[key]:
+                return [("error", f"{name}: {key} must be of type {hints[key].__name__}")]
         case = workload.case(one.workload, dict(one.params))
     except UserError as error:
         return [("note", f"{name}: its work cannot be computed anew here: {error}")]

@@ -17,7 +17,7 @@ from bench.record import Record, ResultFile, Session
 
 # Two sides measured one after the other differ by the drift of the machine between the two sittings: temperature,
 # neighbours, page layout. Least standard deviation of what a sitting does to the logarithm of a time, and how sure we
-# are of it in degrees of freedom. For CPUs from identical pairs of runs, see "Comparing" in the README; elsewhere assumed.
+# are of it in degrees of freedom. For CPUs from pairs of identical runs (README, "Comparing"); elsewhere assumed.
 SITTING_SD = {"cpu": 0.015}
 SITTING_SD_ELSEWHERE = 0.01
 SITTING_DF = 30

@@ -24,7 +24,7 @@ _WORDS = {
 }
 
 
-def headline(session: Session) -> list[str]:
+def headline(session: Session, style: str = "simple") -> list[str]:
     """What was measured on what, in a few lines."""
     host, lines = session.host, []
     for number, device in enumerate(session.devices):
@@ -40,7 +40,8 @@ def headline(session: Session) -> list[str]:
     ]
     lines.append(f"accelmark {session.harness.version}, method {session.harness.method}, {', '.join(versions)}")
     lines.append(f"run {session.id}, {session.started}, suite {session.suite}, {session.rounds} rounds")
-    return [plain(line) for line in lines] + [f"note: {plain(finding.message)}" for finding in session.preflight]
+    lines += [f"note: {finding.message}" for finding in session.preflight]
+    return _styled([plain(line, 300) for line in lines], style)
 
 
 def devices(document: dict[str, Any]) -> list[str]:
@@ -127,8 +128,7 @@ def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
                 row["verdict"] + (f": {plain(row['reason'])}" if row["reason"] else ""),
             ]
         )
-    lines = [tabulate(["case", "before", "after", "time ratio", "95 % interval", "rounds", "verdict"], body, style), ""]
-    lines += [f"only before: {plain(case)}" for case in document["only_before"]]
+    lines = [f"only before: {plain(case)}" for case in document["only_before"]]
     lines += [f"only after: {plain(case)}" for case in document["only_after"]]
     lines += [f"also differs: {plain(difference)}" for difference in document["differences"]]
     if any(row["verdict"] not in {"not comparable"} and not row["interleaved"] for row in rows):
@@ -136,7 +136,8 @@ def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
             "the sides did not take turns: intervals include the drift between sittings; "
             "run them alternately, several times each, for narrower ones"
         )
-    return lines
+    header = ["case", "before", "after", "time ratio", "95 % interval", "rounds", "verdict"]
+    return [tabulate(header, body, style), "", *_styled(lines, style)]
 
 
 def rate(row: Row) -> str:
@@ -184,7 +185,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     out = io.StringIO()
     fields = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(fields)
+    writer.writerow(map(_csv, fields))
     for row in rows:
         writer.writerow([_csv(row.get(field)) for field in fields])
     return out.getvalue()
@@ -252,7 +253,7 @@ def _listed(name: str, value: Any) -> str:
 
 def _csv(value: Any) -> Any:
     if isinstance(value, list):
-        value = " ".join(value)
+        value = " ".join(map(str, value))
     if isinstance(value, str):
         value = plain(value, 1000)
         return f"'{value}" if value[:1] in {"=", "+", "-", "@", "＝", "＋", "－", "＠"} else value  # noqa: RUF001
@@ -263,6 +264,11 @@ def _markdown(cell: str) -> str:
     """No cell of a stranger's may end the table, open a tag or a link."""
     escaped = cell.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{char}" if char in "|`[]*_" else char for char in escaped)
+
+
+def _styled(lines: list[str], style: str) -> list[str]:
+    """Lines round a table; in Markdown as a list, because it would run them together."""
+    return [f"- {_markdown(line)}" for line in lines] if style == "github" else lines
 
 
 def _wordy(body: Cells, column: int) -> bool:

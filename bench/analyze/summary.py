@@ -135,9 +135,9 @@ class Ceilings:
 
 
 def summarize(files: Iterable[ResultFile]) -> list[Summary]:
-    """A summary for each case, device and file, in the order of the plan."""
+    """A summary for each case, device and file, in the order of the plan; a run in two files counts once."""
     groups: dict[tuple[str, str, int, str], tuple[ResultFile, list[Record]]] = {}
-    for file in files:
+    for file in _once(files):
         order = {(one.workload, str(one.params), one.device): place for place, one in enumerate(file.session.plan)}
         records = sorted(
             file.records,
@@ -170,6 +170,13 @@ def relative_half_width(launches_s: Sequence[float]) -> float:
     mean = math.fsum(logs) / len(logs)
     variance = math.fsum((value - mean) ** 2 for value in logs) / (len(logs) - 1)
     return math.expm1(stats.student_t_quantile(0.975, len(logs) - 1) * math.sqrt(variance / len(logs)))
+
+
+def _once(files: Iterable[ResultFile]) -> list[ResultFile]:
+    unique: dict[str, ResultFile] = {}
+    for file in files:
+        unique.setdefault(file.session.id, file)
+    return list(unique.values())
 
 
 def _merged(

@@ -32,10 +32,10 @@ def files(paths: Iterable[str | os.PathLike[str]]) -> list[ResultFile]:
 
 def rows(read: Iterable[ResultFile], where: str = "") -> list[Row]:
     """One row for each case, device and file, in SI units; a run that stands in two files counts once."""
-    summaries = summarize(_once(read))
+    summaries = summarize(read)
     roofs = ceilings(summaries)
-    wanted = _filter(where)
-    made = (row(summary, roofs[summary.session.id, summary.first.device]) for summary in summaries)
+    made = [row(summary, roofs[summary.session.id, summary.first.device]) for summary in summaries]
+    wanted = _filter(where, made)
     return [one for one in made if wanted(one)]
 
 
@@ -44,7 +44,7 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
     rate = summary.rate
     session, first = summary.session, summary.first
     facts = session.devices[first.device]
-    return {
+    own = {
         "file": summary.file,
         "session": session.id,
         "started": session.started,
@@ -53,7 +53,6 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
         "chip": facts.chip,
         "workload": first.workload,
         "case": summary.case,
-        **first.params,
         "launch": first.identity.launch,
         "cache": first.identity.cache,
         "status": summary.status,
@@ -77,12 +76,12 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
         "accelmark": session.harness.version,
         "method": session.harness.method,
     }
+    return own | {name: value for name, value in first.params.items() if name not in own}
 
 
 def pivot(made: list[Row], by: str) -> tuple[list[str], list[list[Any]]]:
     """Cases down, values of field `by` across, rows in the cells: the table that people compare machines with."""
-    if made and not any(by in one for one in made):
-        raise UserError(f"no row has a field '{by}': there are {', '.join(made[0])}")
+    _check_field(by, made)
     columns = list(dict.fromkeys(str(one.get(by)) for one in made))
     cells: dict[str, dict[str, Row]] = {}
     for one in made:
@@ -100,20 +99,20 @@ def frame(paths: Iterable[str | os.PathLike[str]], where: str = "") -> Any:
     return pandas.DataFrame(rows(files(paths), where))
 
 
-def _once(read: Iterable[ResultFile]) -> list[ResultFile]:
-    unique: dict[str, ResultFile] = {}
-    for file in read:
-        unique.setdefault(file.session.id, file)
-    return list(unique.values())
+def _check_field(field: str, made: list[Row]) -> None:
+    known = dict.fromkeys(key for one in made for key in one)
+    if made and field not in known:
+        raise UserError(f"no row has a field '{field}': there are {', '.join(known)}")
 
 
-def _filter(where: str) -> Callable[[Row], bool]:
+def _filter(where: str, made: list[Row]) -> Callable[[Row], bool]:
     """Conditions joined by commas: `workload=matmul, dtype!=float32, step_s<0.01, case~m=1024`; ~ is `contains`."""
     conditions = []
     for part in filter(None, (part.strip() for part in where.split(","))):
         found = _CONDITION.fullmatch(part)
         if not found:
             raise UserError(f"'{part}' is no condition: write for example workload=matmul,step_s<0.01,device~H100")
+        _check_field(found[1], made)
         conditions.append(found.groups())
     return lambda one: all(_holds(one, *condition) for condition in conditions)
 

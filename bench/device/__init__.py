@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 from bench.device.base import Absence, Case, Device, Reading, Step
-from bench.errors import UserError
+from bench.errors import UserError, describe
 
 __all__ = ["Absence", "Case", "Device", "Reading", "Step", "absences", "accelerators", "find", "vendors"]
 
@@ -46,13 +46,24 @@ def accelerators() -> list[Device]:
 
 def absences() -> dict[str, Absence]:
     """Why there is no device of a vendor, for each that has none."""
-    missing = [vendor for vendor in vendors() if not _detect(vendor)]
-    return {vendor: importlib.import_module(f"bench.device.{vendor}").why_not() for vendor in missing}
+    found = {vendor: _look(vendor) for vendor in vendors()}
+    return {vendor: absence for vendor, absence in found.items() if isinstance(absence, Absence)}
 
 
 def _detect(vendor: str) -> list[Device]:
-    detected: list[Device] = importlib.import_module(f"bench.device.{vendor}").detect()
-    return detected
+    found = _look(vendor)
+    return [] if isinstance(found, Absence) else found
+
+
+def _look(vendor: str) -> list[Device] | Absence:
+    """The devices of a vendor, or why there are none."""
+    module = importlib.import_module(f"bench.device.{vendor}")
+    try:
+        found: list[Device] = module.detect()
+        return found or module.why_not()
+    # One of the two places with a broad except: what one vendor's package breaks must not hide the others' devices.
+    except Exception as error:
+        return Absence(f"looking for one failed: {describe(error)}", hardware=True)
 
 
 def _pick(found: list[Device], vendor: str, part: str) -> Device:

@@ -48,8 +48,13 @@ class Nvidia(Device):
 
     def driver(self) -> str | None:
         """Version of the kernel driver."""
-        nvml, reason = _nvml()
-        return None if nvml is None or reason else _text(nvml.nvmlSystemGetDriverVersion())
+        nvml, _ = _nvml()
+        if nvml is None:
+            return None
+        try:
+            return _text(nvml.nvmlSystemGetDriverVersion())
+        except nvml.NVMLError:
+            return None
 
     def read_sensors(self) -> dict[str, Reading]:
         """NVML's quantities in SI units."""
@@ -150,7 +155,8 @@ def _read(nvml: ModuleType, ask: Callable[[Any, Any], float], handle: Any) -> Re
         return Reading(float(ask(nvml, handle)))
     except nvml.NVMLError as error:
         return Reading(None, str(error))
-    except (AttributeError, TypeError, ValueError) as error:  # a name or a shape that this driver or binding lacks
+    # A name, a type or a shape that this driver or binding lacks.
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         return Reading(None, f"{type(error).__name__}: {error}")
 
 

@@ -10,8 +10,8 @@ import bisect
 import itertools
 import math
 import random
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class Spec:
     memory_bytes: int = 80_000_000_000
     launch_s: float = 4e-6  # host time to enqueue one kernel
     graph_launch_s: float = 8e-6  # host time to enqueue one recorded graph
+    queue_depth: int = 1024  # launches in flight; with as many the host waits
     gap_s: float = 1e-6  # device time between two kernels
     event_quantum_s: float = 0.5e-6
     graphs: bool = True
@@ -65,6 +66,7 @@ class Virtual(Device):
         self.simulated = spec or Spec()
         self.host_s = 0.0
         self._done_s = 0.0  # when the queue will be empty
+        self._queue: deque[float] = deque(maxlen=self.simulated.queue_depth)  # when each launch will be done
         self._clock = self.simulated.idle_clock
         self._power = _History(self.simulated.idle_w)
         self._cached: OrderedDict[int, int] = OrderedDict()
@@ -126,15 +128,11 @@ class Virtual(Device):
             raise Unsupported("this virtual GPU has no graphs")
         kernels: list[_Kernel] = []
         self._recording = kernels
-        run()
-        self._recording = None
-
-        def replay() -> None:
-            self.host_s += self.simulated.graph_launch_s
-            for kernel in kernels:
-                self._execute(kernel)
-
-        return replay
+        try:
+            run()
+        finally:
+            self._recording = None
+        return lambda: self._enqueue(kernels, self.simulated.graph_launch_s)
 
     def filler(self, num_bytes: int) -> Callable[[], object]:
         """One kernel that writes `num_bytes`."""
@@ -173,7 +171,7 @@ class Virtual(Device):
         """What the board would publish now, late and averaged as boards do."""
         spec = self.simulated
         published_s = self._published(spec.power_period_s)
-        counted_s = self._published(spec.energy_period_s)
+        counted_s = max(0.0, self._published(spec.energy_period_s))
         power_w = self._power.joules(published_s - spec.power_window_s, published_s) / spec.power_window_s
         return {
             "power_w": Reading(power_w),
@@ -197,8 +195,16 @@ class Virtual(Device):
         if self._recording is not None:
             self._recording.append(kernel)
             return
-        self.host_s += self.simulated.launch_s
-        self._execute(kernel)
+        self._enqueue([kernel], self.simulated.launch_s)
+
+    def _enqueue(self, kernels: Sequence[_Kernel], launch_s: float) -> None:
+        """One launch; the host waits for the oldest where the queue is full."""
+        self.host_s += launch_s
+        if len(self._queue) == self._queue.maxlen:
+            self.host_s = max(self.host_s, self._queue[0])
+        for kernel in kernels:
+            self._execute(kernel)
+        self._queue.append(self._done_s)
 
     def _execute(self, kernel: _Kernel) -> None:
         spec = self.simulated
@@ -210,7 +216,7 @@ class Virtual(Device):
         if spec.noise:
             duration_s *= math.exp(self._random.gauss(0.0, spec.noise))
         # Load pulls the clock up to where the cap allows it: idle + busy * activity * clock^3 = cap.
-        activity = max(kernel.compute_s, 0.6 * memory_s) / duration_s
+        activity = max(kernel.compute_s / self._clock, 0.6 * memory_s) / duration_s
         allowed = ((spec.cap_w - spec.idle_w) / max(spec.busy_w * activity, 1e-9)) ** (1 / 3)
         self._power.add(start_s, start_s + duration_s, spec.idle_w + spec.busy_w * activity * self._clock**3)
         self._drift(duration_s, min(1.0, allowed))

@@ -22,8 +22,8 @@ class _Counters:
 
     wall_s: float
     own_s: float
-    switches: int
-    faults: int
+    switches: int | None
+    faults: int | None
     pressure_s: float | None
     stolen_s: float | None
 
@@ -55,15 +55,15 @@ class HostWatch(Observer):
         begin, end = self._begin, self._end
         wall_s = max(end.wall_s - begin.wall_s, 1e-9)
 
-        def share(before: float | None, after: float | None, of_s: float) -> float | None:
-            return None if before is None or after is None else max(0.0, after - before) / of_s
+        def growth(before: float | None, after: float | None, per: float) -> float | None:
+            return None if before is None or after is None else max(0.0, after - before) / per
 
         return Contention(
             cpu_share=(end.own_s - begin.own_s) / (wall_s * self._threads),
-            involuntary_switches_per_s=(end.switches - begin.switches) / wall_s,
-            pressure=share(begin.pressure_s, end.pressure_s, wall_s),
-            stolen=share(begin.stolen_s, end.stolen_s, wall_s * (os.cpu_count() or 1)),
-            page_faults_per_step=(end.faults - begin.faults) / max(steps, 1),
+            involuntary_switches_per_s=growth(begin.switches, end.switches, wall_s),
+            pressure=growth(begin.pressure_s, end.pressure_s, wall_s),
+            stolen=growth(begin.stolen_s, end.stolen_s, wall_s * (os.cpu_count() or 1)),
+            page_faults_per_step=growth(begin.faults, end.faults, max(steps, 1)),
             spin_slowdown=self._spin,
         )
 
@@ -99,12 +99,12 @@ def _spin(count: int) -> float:
     return time.perf_counter() - start
 
 
-def _usage() -> tuple[int, int]:
+def _usage() -> tuple[int, int] | tuple[None, None]:
     """Involuntary context switches and minor page faults of this process."""
     try:
         import resource
     except ImportError:  # Windows
-        return 0, 0
+        return None, None
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_nivcsw, usage.ru_minflt
 

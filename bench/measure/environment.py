@@ -135,10 +135,15 @@ def _physical_cores() -> int:
 
 
 def _cpu_quota() -> float | None:
-    """Cores' worth of CPU time that the control group allows, None without a limit. Versions 2 and 1."""
-    if line := _first_line(_CGROUP / "cpu.max"):
-        quota, _, period = line.partition(" ")
-        return None if quota == "max" else float(quota) / float(period)
+    """Cores' worth of CPU time that our control group and those above it allow, None without a limit; versions 2 and 1.
+
+    In a container the root that it sees is its own group; outside, the path from the root is in /proc/self/cgroup.
+    """
+    own = _CGROUP / (_first_line("/proc/self/cgroup") or "").partition("::")[2].strip("/")
+    groups = [group for group in (own, *own.parents) if group.is_relative_to(_CGROUP)]
+    if lines := [line for group in groups if (line := _first_line(group / "cpu.max"))]:
+        limits = [line.split() for line in lines if not line.startswith("max")]
+        return min((float(quota) / float(period) for quota, period in limits), default=None)
     quota_us, period_us = _first_line(_CGROUP / "cpu/cpu.cfs_quota_us"), _first_line(_CGROUP / "cpu/cpu.cfs_period_us")
     if quota_us is None or period_us is None or float(quota_us) <= 0:
         return None

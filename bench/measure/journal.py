@@ -10,6 +10,12 @@ from bench import record
 from bench.errors import UserError
 
 
+def refuse_existing(path: Path) -> None:
+    """Raises UserError for a name that is taken; asked before anything is measured, and again when it is opened."""
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists: choose another name, or continue it with --resume {path}") from None
+
+
 class Journal:
     """Appends lines to a file and forces each to disk; what a full disk refuses is kept and tried again."""
 
@@ -20,9 +26,9 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o644)
-        except FileExistsError:
-            raise UserError(f"{path} exists: choose another name, or continue it with --resume {path}") from None
         except OSError as error:
+            if not resume:
+                refuse_existing(path)
             raise UserError(f"cannot write {path}: {error.strerror}; choose a place with --out") from None
         if resume:
             self._cut_torn_line()
@@ -31,6 +37,7 @@ class Journal:
 
     def append(self, line: record.Session | record.Record) -> None:
         """Writes the line, after any that still wait."""
+        record.encode(line)  # what cannot be written as it is raises here, and not again with every later line
         self._waiting.append(line)
         self._write_waiting()
 

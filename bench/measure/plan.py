@@ -130,8 +130,8 @@ def make(request: Request, speeds: list[Speeds], start_s: float) -> Plan:
     suite, entries = _chosen(request)
     planned = [
         planned_case(case, device, device_speeds, suite.protocols)
-        for device, device_speeds in enumerate(speeds)
         for entry in entries
+        for device, device_speeds in enumerate(speeds)
         for case in _cases(entry, request, device_speeds)
     ]
     plan = Plan(
@@ -150,20 +150,17 @@ def fit(plan: Plan, budget_s: float, *, rounds_fixed: bool = False) -> Plan:
     less time shortens windows, then rounds, and at last leaves out cases, from the suite's end.
     """
     usable_s = 0.9 * budget_s  # an estimate that runs over by a tenth still keeps the promise
-    most = plan.rounds if rounds_fixed else MOST_ROUNDS
-    for rounds in range(most, 0, -1):
-        scale = _window_scale(plan, rounds, usable_s)
-        # Rounds beyond the suite's own are bought with time left over, never with shorter windows.
-        if scale >= (1.0 if rounds > plan.rounds else SHORTEST_WINDOW):
-            return _stretched(replace(plan, rounds=rounds), min(scale, LONGEST_WINDOW))
-        if rounds_fixed:
-            break
-    if len(plan.cases) == 1:
-        return _stretched(replace(plan, rounds=1), SHORTEST_WINDOW)
-    *kept, dropped = plan.cases
+    offered = [plan.rounds] if rounds_fixed else range(MOST_ROUNDS, 0, -1)
     reason = f"left out to fit into {budget_s:.0f} s"
-    smaller = replace(plan, cases=kept, skipped=[(dropped, reason), *plan.skipped])
-    return fit(smaller, budget_s, rounds_fixed=rounds_fixed)
+    for count in range(len(plan.cases), 0, -1):
+        left_out = [(planned, reason) for planned in plan.cases[count:]]
+        smaller = replace(plan, cases=plan.cases[:count], skipped=[*left_out, *plan.skipped])
+        for rounds in offered:
+            scale = _window_scale(smaller, rounds, usable_s)
+            # Rounds beyond the suite's own are bought with time left over, never with shorter windows.
+            if scale >= (1.0 if rounds > plan.rounds else SHORTEST_WINDOW):
+                return _stretched(replace(smaller, rounds=rounds), min(scale, LONGEST_WINDOW))
+    return _stretched(replace(smaller, rounds=offered[-1]), SHORTEST_WINDOW)  # one case is always measured
 
 
 def settled(current: Speeds, earlier: list[Speeds]) -> Speeds:
@@ -218,7 +215,11 @@ def _cases(entry: Entry, request: Request, speeds: Speeds) -> list[Workload]:
         key: value if isinstance(value, list) else [value] for key, value in entry.set.items()
     } | own
     # What the user set is no longer a rung's to choose, and nobody's to refuse: it runs, its record says how.
-    rungs = [{key: value for key, value in rung.items() if key not in own} for rung in entry.rungs]
+    rungs: list[dict[str, Scalar]] = []
+    for rung in entry.rungs:
+        rest = {key: value for key, value in rung.items() if key not in own}
+        if rest not in rungs:
+            rungs.append(rest)
     chosen: list[Workload] = []
     for values in itertools.product(*crossed.values()):
         params = dict(zip(crossed, values, strict=True))

@@ -24,6 +24,9 @@ from bench.record import Protocol
 FLOOR_FACTOR = 200
 # Launches in flight that no driver's queue refuses or waits for.
 QUEUE_DEPTH = 256
+# A burst of launches lasts at most this long: of 2 us each, no driver's queue fills up, whose 1000 or so places hold
+# launches and not steps.
+BURST_S = 2e-3
 # A step is bound by its launch when launching takes this share of its time.
 LAUNCH_BOUND = 0.8
 
@@ -45,6 +48,7 @@ class Measurement:
     event_floor_s: float
     enqueue_s: float | None
     stop: Stop
+    led: bool  # each sample came after a lead, which hid the launch
     steps: int  # all that ran in the window, those before the first mark included
 
     @property
@@ -55,7 +59,7 @@ class Measurement:
     @property
     def launch_bound(self) -> bool:
         """Whether the host's launches, and not the device's work, set the pace."""
-        return self.enqueue_s is not None and self.enqueue_s > LAUNCH_BOUND * self.median_s
+        return not self.led and self.enqueue_s is not None and self.enqueue_s > LAUNCH_BOUND * self.median_s
 
     def shared_by(self, steps: int) -> "Measurement":
         """The same, where each call that was timed did `steps` steps at once."""
@@ -122,6 +126,7 @@ def measure(
         event_floor_s=floor_s,
         enqueue_s=enqueue_s,
         stop=window.stop,
+        led=lead is not None,
         steps=window.steps,
     )
 
@@ -160,15 +165,17 @@ def _settle(device: Device, rotation: Iterator[Run], settle_s: float, at_least: 
 
 
 def _enqueue(device: Device, rotation: Iterator[Run], step_s: float) -> float:
-    """Host seconds to launch one step, on a queue that is not full."""
-    calls = max(1, min(QUEUE_DEPTH, int(0.05 / max(step_s, 1e-9))))
+    """Host seconds to launch one step: the median of some bursts, each into an empty queue that it does not fill."""
+    calls = max(1, min(QUEUE_DEPTH, int(BURST_S / max(step_s, 1e-9))))
+    bursts_s = []
+    for _ in range(max(1, min(25, int(0.05 / max(calls * step_s, 1e-9))))):
+        device.synchronize()
+        start = device.now_s()
+        for _ in range(calls):
+            next(rotation)()
+        bursts_s.append((device.now_s() - start) / calls)
     device.synchronize()
-    start = device.now_s()
-    for _ in range(calls):
-        next(rotation)()
-    enqueue_s = (device.now_s() - start) / calls
-    device.synchronize()
-    return enqueue_s
+    return stats.median(bursts_s)
 
 
 @contextmanager
@@ -225,15 +232,19 @@ class _Window:
         observer.end()
 
     def _stop(self) -> Stop | None:
-        """Why it is enough, or None."""
+        """Why it is enough, or None. At a cap too it may be precise: led samples are too short for the least time."""
         protocol, count = self.protocol, len(self.samples_s)
-        if count >= protocol.min_samples and sum(self.samples_s) * self.repeats >= protocol.min_time_s:
+        cap: Stop | None = None
+        if count >= protocol.max_samples:
+            cap = "samples"
+        elif self.window_s >= protocol.max_time_s:
+            cap = "time"
+        long_enough = cap or sum(self.samples_s) * self.repeats >= protocol.min_time_s
+        if count >= protocol.min_samples and long_enough:
             half_width = stats.location(self.samples_s).relative_half_width
             if half_width is not None and half_width <= protocol.half_width:
                 return "precise"
-        if count >= protocol.max_samples:
-            return "samples"
-        return "time" if self.window_s >= protocol.max_time_s else None
+        return cap
 
     def _take_samples(self, count: int) -> None:
         """`count` samples in a row, read after the last: nothing waits between them."""

@@ -99,6 +99,8 @@ class Attention(nn.Module):
             angles = rotation.at(start, start + x_BSE.shape[1], q_BHSD.dtype)
             q_BHSD, k_BGSD = rotate(q_BHSD, *angles), rotate(k_BGSD, *angles)
         if cache is not None:
+            # torch's causal mask stands at the top left: after a filled cache it suits a single token only.
+            assert start == 0 or x_BSE.shape[1] == 1, "after a filled cache, one token at a time"
             k_BGSD, v_BGSD = cache.extend(k_BGSD, v_BGSD, start)
         out_BHSD = functional.scaled_dot_product_attention(
             q_BHSD, k_BGSD, v_BGSD, is_causal=start == 0, enable_gqa=self.grouped

@@ -1,0 +1,350 @@
+"""Compare: noise is no claim, a planted difference is one, and what is not alike is not compared."""
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench import record, stats
+from bench.analyze import compare as compares
+from bench.analyze.compare import Compared, Comparison, compare
+from bench.record import Record, ResultFile
+
+replace = msgspec.structs.replace
+CPU = "cpu"
+
+
+@pytest.fixture
+def side(build: Any) -> Any:
+    """A file of one case with these medians; sides that start an hour apart did not take turns."""
+
+    def make(medians_s: Sequence[float], *, hour: int = 0, step: int = 60, **fields: Any) -> ResultFile:
+        records = build.rounds(medians_s, start=3600 * hour, step=step, **fields)
+        return build.file(records, id=f"{hour:016d}")
+
+    return make
+
+
+def only(before: ResultFile, after: ResultFile) -> Comparison:
+    (row,) = compare([before], [after]).rows
+    return row
+
+
+def apart(log_ratio: float, launch_sd: float, rounds: int = 5, seed: int = 1) -> tuple[list[float], list[float]]:
+    """Two sides' medians around 1 ms, the second slower by exp(log_ratio)."""
+    generator = random.Random(seed)
+    return tuple(  # type: ignore[return-value]
+        [1e-3 * math.exp(shift + generator.gauss(0, launch_sd)) for _ in range(rounds)] for shift in (0, log_ratio)
+    )
+
+
+# What must hold exactly
+
+
+def test_a_file_compared_with_itself_is_exactly_one(golden: Path) -> None:
+    file = record.read(golden)
+    found = compare([file], [file])
+    assert len(found.rows) == 10
+    for row in found.rows:
+        assert row.ratio == 1
+        assert row.verdict in {"equivalent", "inconclusive"}
+        assert row.before_s == row.after_s
+    assert (found.only_before, found.only_after, found.differences) == ([], [], [])
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_equal_sides_are_never_told_apart(side: Any, rounds: int) -> None:
+    medians = [1e-3 * (1 + 0.003 * number) for number in range(rounds)]
+    row = only(side(medians), side(medians, hour=1))
+    assert row.ratio == 1
+    assert row.verdict in {"equivalent", "inconclusive"}
+    assert row.interval95 is not None
+    assert row.interval95[0] < 1 < row.interval95[1]
+
+
+@pytest.mark.parametrize("hour", [0, 1])
+@pytest.mark.parametrize("rounds", [1, 3, 6])
+def test_swapping_the_sides_inverts_the_ratio_and_mirrors_the_verdict(side: Any, rounds: int, hour: int) -> None:
+    first, second = apart(0.3, 0.004, rounds)
+    before, after = side(first), side(second, hour=hour)
+    one, other = only(before, after), only(after, before)
+    assert one.ratio is not None and other.ratio is not None
+    assert one.interval95 is not None and other.interval95 is not None
+    assert one.ratio * other.ratio == pytest.approx(1, rel=1e-12)
+    assert one.interval95[0] * other.interval95[1] == pytest.approx(1, rel=1e-12)
+    assert {one.verdict, other.verdict} == {"slower", "faster"}
+    assert (one.before_s, one.after_s) == (other.after_s, other.before_s)
+
+
+# What must be found, and what must not
+
+
+def test_a_planted_tenth_is_found_and_its_interval_holds_it(side: Any) -> None:
+    first, second = apart(math.log(1.1), 0.005)
+    row = only(side(first), side(second, hour=1))
+    assert row.verdict == "slower"
+    assert row.interval95 is not None
+    assert row.interval95[0] < 1.1 < row.interval95[1]
+    assert row.rounds == (5, 5)
+
+
+def test_a_planted_three_percent_is_found_when_the_sides_take_turns(build: Any) -> None:
+    first, second = apart(math.log(1.03), 0.005, rounds=8)
+    before = build.file(build.rounds(first, start=0, step=120), id="b" * 16)
+    after = build.file(build.rounds(second, start=60, step=120), id="c" * 16)
+    row = only(before, after)
+    assert (row.interleaved, row.verdict) == (True, "slower")
+
+
+def test_a_real_difference_that_matters_to_nobody_is_equivalent(build: Any) -> None:
+    first, second = apart(math.log(1.003), 0.001, rounds=8)
+    before = build.file(build.rounds(first, start=0, step=120), id="b" * 16)
+    after = build.file(build.rounds(second, start=60, step=120), id="c" * 16)
+    assert only(before, after).verdict == "equivalent"
+
+
+def test_drift_that_both_sides_share_is_taken_out_by_turns(build: Any) -> None:
+    """Half a percent from each turn to the next: five times the noise, and no difference."""
+    generator = random.Random(3)
+    drifting = [1e-3 * math.exp(0.005 * turn + generator.gauss(0, 0.001)) for turn in range(20)]
+    turns = [turn for block in range(5) for turn in (4 * block, 4 * block + 3, 4 * block + 1, 4 * block + 2)]
+    places = {0: sorted(turn for at, turn in enumerate(turns) if at % 4 < 2), 1: []}
+    places[1] = [turn for turn in range(20) if turn not in places[0]]  # ABBA ABBA ...
+    sides = []
+    for number, own in places.items():
+        records = [
+            build.record([drifting[turn]] * 8, round=at, started=f"2026-01-01T00:{turn:02d}:00.000+00:00")
+            for at, turn in enumerate(own)
+        ]
+        sides.append(build.file(records, id=str(number) * 16))
+    row = only(*sides)
+    assert row.interleaved
+    assert row.verdict == "equivalent"
+    assert row.ratio == pytest.approx(1, abs=0.002)
+
+
+@pytest.mark.parametrize("vendor", [CPU, "nvidia"])
+@pytest.mark.parametrize("rounds", [1, 3, 5])
+def test_noise_is_not_a_claim(build: Any, vendor: str, rounds: int) -> None:
+    """The same thing twice, in two sittings, with the spread of launches and the drift that are assumed."""
+    generator = random.Random(f"{vendor} {rounds}")
+    drift = compares.SITTING_SD.get(vendor, compares.SITTING_SD_ELSEWHERE)
+    devices = [replace(build.session().devices[0], vendor=vendor)]
+    claims, trials = 0, 400
+    for _ in range(trials):
+        files = []
+        for hour in (0, 1):
+            sitting = generator.gauss(0, drift)
+            medians = [math.exp(sitting + generator.gauss(0, compares.LAUNCH_SD / 2)) for _ in range(rounds)]
+            records = build.rounds(medians, start=3600 * hour)
+            files.append(build.file(records, id=str(hour) * 16, devices=devices))
+        claims += only(*files).verdict in {"faster", "slower"}
+    assert claims / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_noise_is_not_a_claim_when_the_sides_take_turns(build: Any) -> None:
+    generator = random.Random(11)
+    claims, trials = 0, 400
+    for _ in range(trials):
+        files = []
+        for number in (0, 1):
+            medians = [math.exp(generator.gauss(0, 0.02)) for _ in range(5)]
+            files.append(build.file(build.rounds(medians, start=60 * number, step=120), id=str(number) * 16))
+        row = only(*files)
+        assert row.interleaved
+        claims += row.verdict in {"faster", "slower"}
+    assert claims / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_among_many_cases_chance_is_not_a_claim(build: Any) -> None:
+    """Twenty cases compared with themselves: a claim in any of them is a false one."""
+    generator = random.Random(5)
+    drift = compares.SITTING_SD_ELSEWHERE
+    devices = [replace(build.session().devices[0], vendor="nvidia")]
+    sizes = [{"m": 64 * size, "n": 64, "k": 64, "dtype": "float32"} for size in range(1, 21)]
+    families, trials = 0, 60
+    for _ in range(trials):
+        files = []
+        for hour in (0, 1):
+            records: list[Record] = []
+            for params in sizes:
+                sitting = generator.gauss(0, drift)
+                medians = [math.exp(sitting + generator.gauss(0, 0.005)) for _ in range(3)]
+                records += build.rounds(medians, start=3600 * hour, params=params)
+            files.append(build.file(records, id=str(hour) * 16, devices=devices))
+        found = compare(files[:1], files[1:])
+        families += found.count("faster") + found.count("slower") > 0
+    assert families / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_samples_of_one_start_are_no_evidence(build: Any) -> None:
+    """A thousand samples that agree to a millionth, one start a side, one percent apart: that is nothing."""
+    before = build.file([build.record([1e-3 + 1e-9 * (at % 3) for at in range(1000)])], id="b" * 16)
+    after = build.file([build.record([1.01e-3 + 1e-9 * (at % 3) for at in range(1000)], started="2027")], id="c" * 16)
+    assert only(before, after).verdict == "inconclusive"
+
+
+def test_single_rounds_are_enough_for_a_large_difference(side: Any) -> None:
+    row = only(side([1e-3]), side([2e-3], hour=1))
+    assert (row.verdict, row.ratio, row.rounds) == ("slower", pytest.approx(2), (1, 1))
+    assert only(side([1e-3]), side([2e-3] * 4, hour=1)).verdict == "slower"
+
+
+def test_steps_too_short_for_the_clock_are_no_claim(side: Any) -> None:
+    row = only(side([1e-3] * 3), side([2e-3] * 3, hour=1, flags=["below_timer_floor"]))
+    assert (row.verdict, row.reason) == ("inconclusive", "samples are too short for the clock")
+
+
+def test_turns_are_seen_from_the_times_of_the_rounds(build: Any) -> None:
+    medians = [1e-3, 1.001e-3, 0.999e-3, 1e-3]
+
+    def took_turns(starts: tuple[int, int], step: int) -> bool:
+        before, after = (
+            build.file(build.rounds(medians, start=start, step=step), id=str(number) * 16)
+            for number, start in enumerate(starts)
+        )
+        return only(before, after).interleaved
+
+    assert took_turns((0, 60), 120)
+    assert not took_turns((0, 3600), 60)
+
+
+def test_sides_that_took_turns_are_compared_in_pairs(build: Any) -> None:
+    first, second = [1.0, 2.0, 4.0, 8.0], [1.1, 2.19, 4.41, 8.81]
+    before = build.file(build.rounds(first, start=0, step=120), id="b" * 16)
+    after = build.file(build.rounds(second, start=60, step=120), id="c" * 16)
+    row, expected = only(before, after), stats.paired_ratio(first, second)
+    assert expected is not None
+    assert (row.ratio, row.p_value) == (expected.ratio, expected.p_value)
+    assert row.verdict == "slower"
+
+
+def test_several_files_of_one_side_are_more_rounds(side: Any) -> None:
+    found = compare([side([1e-3]), side([1.1e-3], hour=2)], [side([1e-3] * 3, hour=1)])
+    assert found.rows[0].rounds == (2, 3)
+
+
+def test_a_copy_of_a_file_is_no_more_evidence(side: Any, build: Any) -> None:
+    before, after = side([1e-3, 1.01e-3]), side([1.05e-3, 1.06e-3], hour=1)
+    copy = build.file(before.records, id=before.session.id, name="copy.jsonl")
+    assert compare([before, copy], [after]).rows == compare([before], [after]).rows
+
+
+# What may not be compared
+
+
+def identity(field: str, value: str) -> Any:
+    return lambda one: replace(one, identity=replace(one.identity, **{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda one: replace(one, version=2), "matmul version 1 and 2"),
+        (identity("dtype", "float16"), "dtype: float32 and float16"),
+        (identity("data", "zeros"), "data: normal and zeros"),
+        (identity("cache", "warm"), "cache: cold_rotate and warm"),
+        (identity("duty", "burst"), "duty: sustained and burst"),
+    ],
+)
+def test_what_differs_in_kind_is_not_comparable(side: Any, change: Any, reason: str) -> None:
+    before, after = side([1e-3] * 3), side([2e-3] * 3, hour=1)
+    changed = record.ResultFile(
+        name="x", session=after.session, records=[change(one) for one in after.records], torn=False
+    )
+    row = only(before, changed)
+    assert (row.verdict, row.reason) == ("not comparable", reason)
+    assert (row.ratio, row.p_value, row.interval95) == (None, None, None)
+
+
+def test_modes_of_launching_are_different_cases(side: Any) -> None:
+    before, after = side([1e-3] * 3), side([2e-3] * 3, hour=1)
+    records = [identity("launch", "graph")(one) for one in after.records]
+    found = compare([before], [record.ResultFile(name="x", session=after.session, records=records, torn=False)])
+    assert found.rows == []
+    assert found.only_after == ["matmul m=64 n=64 k=64 dtype=float32 [graph] on Virtual GPU"]
+
+
+def test_two_methods_of_measuring_are_not_comparable(build: Any) -> None:
+    harness = replace(build.session().harness, method=99)
+    row = only(build.file([build.record()]), build.file([build.record()], id="b" * 16, harness=harness))
+    assert (row.verdict, row.reason) == ("not comparable", f"method {record.METHOD} and 99")
+
+
+def test_two_power_limits_are_not_comparable(build: Any) -> None:
+    device = build.session().devices[0]
+    capped = replace(device, readings={**device.readings, "power_limit_w": 350.0})
+    row = only(build.file([build.record()]), build.file([build.record()], id="b" * 16, devices=[capped]))
+    assert (row.verdict, row.reason) == ("not comparable", "power limit: 700.0 W and 350.0 W")
+
+
+def test_rounds_of_one_side_in_two_modes_are_not_comparable(build: Any) -> None:
+    mixed = [build.record(), identity("cache", "warm")(build.record(round=1))]
+    row = only(build.file(mixed), build.file([build.record()], id="b" * 16))
+    assert row.reason == "the rounds of one side were measured in different modes"
+
+
+@pytest.mark.parametrize("status", ["oom", "timeout", "crash", "unsupported", "skipped", "waived"])
+def test_a_side_that_failed_says_so(build: Any, status: str) -> None:
+    good, bad = build.file([build.record()]), build.file([build.failed(status)], id="b" * 16)
+    assert only(good, bad).reason == f"no valid round after: {status}"
+    assert only(bad, good).reason == f"no valid round before: {status}"
+    assert only(good, bad).verdict == "not comparable"
+
+
+def test_invalid_rounds_are_no_evidence(build: Any) -> None:
+    bad = build.file([build.record(flags=["bad_output"])], id="b" * 16)
+    assert only(build.file([build.record()]), bad).reason == "no valid round after: invalid"
+
+
+# What is listed
+
+
+def test_cases_of_one_side_only_are_listed(build: Any) -> None:
+    params = {"m": 128, "n": 64, "k": 64, "dtype": "float32"}
+    two, one = build.file([build.record(), build.record(params=params)]), build.file([build.record()], id="b" * 16)
+    name = "matmul m=128 n=64 k=64 dtype=float32 on Virtual GPU"
+    assert (compare([two], [one]).only_before, compare([two], [one]).only_after) == ([name], [])
+    assert (compare([one], [two]).only_before, compare([one], [two]).only_after) == ([], [name])
+
+
+def test_another_device_is_another_case(build: Any) -> None:
+    other = [replace(build.session().devices[0], name="Other GPU")]
+    found = compare([build.file([build.record()])], [build.file([build.record()], id="b" * 16, devices=other)])
+    assert found.rows == []
+    assert len(found.only_before) == len(found.only_after) == 1
+
+
+def test_everything_else_that_differs_is_listed(build: Any) -> None:
+    session = build.session()
+    after = {
+        "software": {**session.software, "torch": "99.0", "triton": "3"},
+        "host": replace(session.host, kernel="6.0", threads=64, settings={**session.host.settings, "smt": "1"}),
+        "devices": [replace(session.devices[0], driver="999", uuid_hash="f" * 16)],
+        "harness": replace(session.harness, commit="deadbeef"),
+    }
+    found = compare([build.file([build.record()])], [build.file([build.record()], id="b" * 16, **after)])
+    listed = {difference.partition(":")[0]: difference for difference in found.differences}
+    assert set(listed) == {"torch", "triton", "kernel", "threads", "smt", "driver 0", "board 0", "commit"}
+    assert listed["torch"] == f"torch: {session.software['torch']} and 99.0"
+    assert listed["triton"] == "triton: unknown and 3"
+
+
+def test_verdicts_are_counted(side: Any) -> None:
+    found: Compared = compare([side([1e-3] * 3)], [side([2e-3] * 3, hour=1)])
+    assert (found.count("slower"), found.count("faster")) == (1, 0)
+
+
+def test_samples_of_a_hostile_file_break_nothing(build: Any) -> None:
+    extremes = [record.SHORTEST_S, record.LONGEST_S]
+    before = build.file(build.rounds(extremes, start=0, step=120), id="b" * 16)
+    after = build.file(build.rounds(extremes[::-1], start=60, step=120), id="c" * 16)
+    for row in (only(before, after), only(after, before)):
+        assert row.verdict in {"equivalent", "inconclusive"}
+    for samples in ([0.0], [], [5e-324]):
+        bad = build.file([build.record(samples)], id="d" * 16)
+        assert only(before, bad).verdict == "not comparable"

@@ -1,0 +1,729 @@
+"""The contract of every vendor's file, found by its name; NVIDIA's sensors by a scripted NVML; data from the CPU."""
+
+import importlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+import torch
+
+from bench import device as devices
+from bench.device import Absence, Device, Reading, amd, apple, ascend, base, cpu, intel, nvidia
+from bench.device.amd import Amd
+from bench.device.apple import Apple
+from bench.device.base import FALLBACK_CACHE_BYTES
+from bench.device.cpu import Cpu
+from bench.device.intel import Intel
+from bench.device.nvidia import Nvidia
+from bench.errors import Unsupported, UserError
+
+VENDORS = devices.vendors()
+
+
+def module(vendor: str) -> ModuleType:
+    return importlib.import_module(f"bench.device.{vendor}")
+
+
+def the_cpu() -> Cpu:
+    (found,) = devices.find("cpu")
+    assert isinstance(found, Cpu)
+    return found
+
+
+# The contract of every vendor
+
+
+def test_there_is_a_file_for_each_vendor_and_nothing_else() -> None:
+    assert {"cpu", "nvidia", "virtual"} <= set(VENDORS)
+    assert not {"base", "__init__"} & set(VENDORS)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_detection_finds_devices_or_none_and_says_why(vendor: str) -> None:
+    found = module(vendor).detect()
+    assert isinstance(found, list)
+    for index, device in enumerate(found):
+        assert isinstance(device, Device)
+        assert (device.vendor, device.index, device.spec) == (vendor, index, f"{vendor}:{index}")
+        assert device.name
+        assert device.clock in {"event", "host", "virtual"}
+        assert device.cache_bytes() > 0
+        for reading in device.read_sensors().values():
+            assert (reading.value is None) == bool(reading.reason)
+    assert is_a_reason(module(vendor).why_not())
+
+
+@pytest.mark.parametrize("vendor", [vendor for vendor in VENDORS if vendor not in {"cpu", "virtual"}])
+def test_without_torch_there_is_no_accelerator_and_that_is_the_reason(
+    vendor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "torch_npu"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert module(vendor).detect() == []
+    absence = module(vendor).why_not()
+    assert is_a_reason(absence)
+    assert "torch" in absence.reason
+    assert "not installed" in absence.reason
+
+
+def is_a_reason(absence: Absence) -> bool:
+    return bool(absence.reason.strip()) and "\n" not in absence.reason and isinstance(absence.hardware, bool)
+
+
+def torch_with(**parts: Any) -> SimpleNamespace:
+    """A torch with two devices of each back end named, and none of the others."""
+    none = SimpleNamespace(is_available=lambda: False)
+    two = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda index: f"Board {index}"
+    )
+    version = {"cuda": None, "hip": None, "xpu": None} | parts.pop("version", {})
+    backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: False, is_built=lambda: True))
+    return SimpleNamespace(
+        __version__="2.9.0",
+        version=SimpleNamespace(**version),
+        backends=parts.pop("backends", backends),
+        **{name: two if parts.get(name) else none for name in ("cuda", "xpu", "npu")},
+    )
+
+
+TORCHES = {
+    "nvidia": lambda: torch_with(cuda=True, version={"cuda": "12.9"}),
+    "amd": lambda: torch_with(cuda=True, version={"hip": "6.4"}),  # ROCm keeps CUDA's names
+    "intel": lambda: torch_with(xpu=True, version={"xpu": "20250000"}),
+    "ascend": lambda: torch_with(npu=True),
+}
+
+
+@pytest.mark.parametrize("vendor", TORCHES)
+def test_each_build_of_torch_gives_its_own_vendor_s_devices_and_no_other_s(
+    vendor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", TORCHES[vendor]())
+    monkeypatch.setitem(sys.modules, "torch_npu", ModuleType("torch_npu") if vendor == "ascend" else None)
+    found = devices.accelerators()
+    assert [(device.spec, device.name) for device in found] == [(f"{vendor}:0", "Board 0"), (f"{vendor}:1", "Board 1")]
+    assert [device.spec for device in devices.find("default")] == [f"{vendor}:0", f"{vendor}:1"]
+    assert [device.spec for device in devices.find(f"{vendor}:1")] == [f"{vendor}:1"]
+    assert [device.spec for device in devices.find(f"{vendor}:1,0")] == [f"{vendor}:1", f"{vendor}:0"]
+    assert [device.spec for device in devices.find("all")][-1] == "cpu:0"
+    with pytest.raises(UserError, match=f"{vendor}:0, {vendor}:1"):
+        devices.find(f"{vendor}:2")
+
+
+def test_apple_silicon_is_timed_by_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    mps = SimpleNamespace(is_available=lambda: True, is_built=lambda: True)
+    monkeypatch.setitem(sys.modules, "torch", torch_with(backends=SimpleNamespace(mps=mps)))
+    (device,) = apple.detect()
+    assert (device.spec, device.clock, device.asynchronous) == ("apple:0", "host", True)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "torch_there", "reason"),
+    [
+        (nvidia, torch_with(), "without CUDA"),
+        (nvidia, torch_with(version={"cuda": "12.9"}), "CUDA 12.9 finds no device"),
+        (amd, torch_with(), "without ROCm"),
+        (amd, torch_with(version={"hip": "6.4"}), "/dev/kfd"),
+        (intel, torch_with(), "without XPU"),
+        (intel, torch_with(version={"xpu": "20250000"}), "Level Zero"),
+        (apple, torch_with(), "macOS"),
+        (ascend, torch_with(), "torch_npu is not installed"),
+    ],
+)
+def test_the_reason_names_what_is_missing(
+    vendor: Any, torch_there: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", torch_there)
+    monkeypatch.setitem(sys.modules, "torch_npu", None)
+    assert vendor.detect() == []
+    assert reason in vendor.why_not().reason
+
+
+def test_devices_hidden_by_the_environment_are_said_to_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", torch_with(version={"cuda": "12.9"}))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES" in nvidia.why_not().reason
+
+
+def test_an_accelerator_that_torch_cannot_use_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = {nvidia: "/dev/nvidiactl", amd: "/dev/kfd", ascend: "/dev/davinci_manager"}
+    for there in (False, True):
+        monkeypatch.setattr(Path, "exists", lambda path, there=there: there and str(path) in marks.values())
+        monkeypatch.setattr(Path, "is_dir", lambda path: False)
+        assert [vendor.why_not().hardware for vendor in marks] == [there] * 3
+
+
+def test_what_one_vendor_s_package_breaks_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def detect() -> list[Device]:
+        raise RuntimeError("libascendcl.so: version mismatch in /home/someone/driver")
+
+    monkeypatch.setattr(ascend, "detect", detect)
+    assert devices.find("default")
+    absence = devices.absences()["ascend"]
+    assert "RuntimeError: libascendcl.so: version mismatch" in absence.reason
+    assert "someone" not in absence.reason
+    assert absence.hardware
+
+
+def test_a_vendor_is_absent_exactly_if_it_has_no_device() -> None:
+    absences = devices.absences()
+    assert absences.keys() == {vendor for vendor in VENDORS if not module(vendor).detect()}
+    assert not {"cpu", "virtual"} & absences.keys()
+
+
+# Names of devices
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    for vendor in VENDORS:
+        if vendor not in {"cpu", "virtual"}:
+            monkeypatch.setattr(module(vendor), "detect", lambda: [])
+
+
+@pytest.mark.usefixtures("no_accelerator")
+@pytest.mark.parametrize(
+    ("spec", "specs"),
+    [
+        ("cpu", ["cpu:0"]),
+        ("cpu:0", ["cpu:0"]),
+        ("virtual", ["virtual:0"]),
+        ("virtual:0", ["virtual:0"]),
+        ("default", ["cpu:0"]),
+        ("all", ["cpu:0"]),  # the virtual one is asked for by name only
+    ],
+)
+def test_a_device_is_found_by_name(spec: str, specs: list[str]) -> None:
+    assert [device.spec for device in devices.find(spec)] == specs
+
+
+@pytest.mark.usefixtures("no_accelerator")
+@pytest.mark.parametrize(
+    ("spec", "asked", "exists"),
+    [
+        ("tpu", "'tpu'", VENDORS),
+        ("", "''", VENDORS),
+        ("base", "'base'", VENDORS),
+        ("../cpu", "'../cpu'", VENDORS),
+        ("nvidia", "nvidia", ["cpu", "accelmark devices"]),
+        ("nvidia:0", "nvidia", ["cpu"]),
+        ("virtual:7", "virtual:7", ["virtual:0"]),
+        ("virtual:-1", "virtual:-1", ["virtual:0"]),
+        ("cpu:0,1", "cpu:1", ["cpu:0"]),
+        ("cpu:x", "cpu:x", ["cpu:0"]),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_in_one_sentence_with_what_is(
+    spec: str, asked: str, exists: list[str]
+) -> None:
+    with pytest.raises(UserError) as refused:
+        devices.find(spec)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert asked in message
+    assert all(name in message for name in exists)
+
+
+# Time and memory as torch.accelerator gives them
+
+
+class Events:
+    """Stands in for `torch.Event`: each is recorded 250 ms after the one before it."""
+
+    made: list["Events"]
+
+    def __init__(self, device: torch.device, *, enable_timing: bool = False) -> None:
+        self.device, self.enable_timing = device, enable_timing
+        self.at_ms: float | None = None
+        self.made.append(self)
+
+    def record(self) -> None:
+        self.at_ms = 250.0 * len([event for event in self.made if event.at_ms is not None])
+
+    def elapsed_time(self, end: "Events") -> float:
+        assert self.enable_timing and end.enable_timing
+        assert self.at_ms is not None and end.at_ms is not None
+        return end.at_ms - self.at_ms
+
+
+def test_events_are_recorded_on_the_device_and_read_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Events, "made", [], raising=False)
+    monkeypatch.setattr(torch, "Event", Events)
+    device = Device(vendor="some", index=1, name="Some", backend="xpu")
+    first, _, third = (device.event() for _ in range(3))
+    assert {str(event.device) for event in Events.made} == {"xpu:1"}
+    assert device.seconds_between(first, third) == 0.5
+
+
+def test_on_the_host_clock_a_mark_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(str(device)))
+    device = Apple(vendor="apple", index=0, name="M9", backend="mps")
+    start, end = device.event(), device.event()
+    assert waited == ["mps:0", "mps:0"]
+    assert device.seconds_between(start, end) == pytest.approx((end - start) / 1e9)
+    assert device.seconds_between(1_000_000_000, 1_250_000_000) == 0.25
+
+
+def test_the_host_clock_is_the_one_that_nobody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = the_cpu()
+    before, event = device.now_s(), device.event()
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # as if set back to 1970
+    assert device.now_s() >= before
+    assert 0 <= device.seconds_between(event, device.event()) < 5
+
+
+def test_memory_is_read_in_bytes_free_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (10, 80), raising=False)
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 7, raising=False)
+    device = Device(vendor="some", index=0, name="Some", backend="xpu")
+    assert (device.free_bytes(), device.memory_bytes(), device.peak_memory()) == (10, 80, Reading(7.0))
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, NotImplementedError])
+def test_memory_that_cannot_be_read_is_unknown(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: torch.device) -> None:
+        raise error("not here")
+
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", fail, raising=False)
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", fail, raising=False)
+    device = Device(vendor="some", index=0, name="Some", backend="mps")
+    assert (device.free_bytes(), device.memory_bytes()) == (None, None)
+    peak = device.peak_memory()
+    assert peak.value is None
+    assert "mps" in peak.reason
+
+
+def test_a_device_says_of_itself_only_what_it_knows() -> None:
+    device = Device(vendor="some", index=0, name="Some", backend="xpu")
+    assert (device.uuid(), device.driver(), device.read_sensors()) == (None, None, {})
+    assert device.cache_bytes() == FALLBACK_CACHE_BYTES
+    with pytest.raises(Unsupported, match="some: no graph"):
+        device.capture(lambda: None)
+
+
+@pytest.mark.parametrize(("reported", "expected"), [({"last_level_cache_size": 5 << 20}, 5 << 20), ({}, None)])
+def test_a_cache_size_that_is_not_told_is_assumed_too_large(
+    reported: dict[str, int], expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda index: SimpleNamespace(**reported))
+    device = Intel(vendor="intel", index=0, name="Arc", backend="xpu")
+    assert device.cache_bytes() == (expected or FALLBACK_CACHE_BYTES)
+    # ROCm's L2 is not the Infinity Cache, so it is not even asked for.
+    assert Amd(vendor="amd", index=0, name="MI", backend="cuda").cache_bytes() == FALLBACK_CACHE_BYTES
+
+
+# The CPU
+
+
+def test_the_cpu_works_in_the_call_itself() -> None:
+    device = the_cpu()
+    assert (device.clock, device.asynchronous, str(device.torch_device)) == ("host", False, "cpu")
+    filler = device.filler(1 << 20)
+    out = filler()
+    assert isinstance(out, torch.Tensor)
+    assert (out.numel(), int(out.sum())) == (1 << 20, 0)
+    assert device.peak_memory().value is None
+    assert device.peak_memory().reason
+    free, total = device.free_bytes(), device.memory_bytes()
+    assert free is not None and total is not None
+    assert 0 < free <= total
+
+
+def test_types_that_torch_cannot_multiply_are_not_supported() -> None:
+    device = the_cpu()
+    assert device.supports("float32")
+    assert not device.supports("bool")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "cores", "expected"),
+    [
+        (["48K", "2048K", "30720K"], 8, 30 << 20),
+        (["32K", "491520K"], 2, 64 << 20),  # the whole cache of a host, of which a guest holds a part
+        ([], 64, 256 << 20),
+        ([], 2, 64 << 20),
+    ],
+)
+def test_the_cache_of_a_cpu_is_the_largest_it_reports_within_reason(
+    sizes: list[str], cores: int, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for index, size in enumerate(sizes):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(size + "\n")
+    monkeypatch.setattr(cpu, "_CACHES", tmp_path)
+    monkeypatch.setattr(cpu.os, "cpu_count", lambda: cores)
+    assert the_cpu().cache_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\nmodel\t\t: 85\nmodel name\t: Some CPU @ 2.00GHz\n", "Some CPU @ 2.00GHz"),
+        ("processor\t: 0\nBogoMIPS\t: 108.00\nModel\t\t: Raspberry Pi 5\n", "Raspberry Pi 5"),
+    ],
+)
+def test_a_processor_has_the_name_it_gives_itself(cpuinfo: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)
+    assert cpu.model_name() == name
+
+
+@pytest.mark.parametrize("cpuinfo", [None, "processor\t: 0\n"])
+def test_a_processor_without_a_name_has_one_all_the_same(cpuinfo: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> str:
+        if cpuinfo is None:
+            raise FileNotFoundError(path)
+        return cpuinfo
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert cpu.model_name()
+
+
+# Data
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_data_are_normal(dtype: str, rounding: float) -> None:
+    device = the_cpu()
+    device.seed(1)
+    values = device.normal(1000, 1000, dtype=dtype)
+    assert (values.dtype, tuple(values.shape)) == (getattr(torch, dtype), (1000, 1000))
+    x = values.double().flatten()
+    spread = 5 / math.sqrt(x.numel())  # five standard errors
+    assert abs(float(x.mean())) < spread
+    assert float(x.std()) == pytest.approx(1, abs=spread + rounding)
+    assert float((x**4).mean() / x.var() ** 2) == pytest.approx(3, abs=spread * math.sqrt(24) + 10 * rounding)
+    assert float((x[:-1] * x[1:]).mean()) == pytest.approx(0, abs=spread)  # neighbours do not know of each other
+
+
+def test_data_follow_from_the_seed_and_from_nothing_else() -> None:
+    def drawn(seed: int) -> list[torch.Tensor]:
+        device = the_cpu()
+        device.seed(seed)
+        return [device.normal(64, 64, dtype="float32") for _ in range(3)] + [device.tokens(100, vocab_size=1000)]
+
+    torch.rand(10)  # whatever else was drawn before
+    first, again, other = drawn(7), drawn(7), drawn(8)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_data_start_anew_with_the_same_seed_on_the_same_device() -> None:
+    device = the_cpu()
+    drawn = []
+    for seed in (3, 3, 4, 3):
+        device.seed(seed)
+        drawn.append(device.normal(1000, dtype="float32"))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[0], drawn[3])
+
+
+def test_two_tensors_share_nothing_but_their_distribution() -> None:
+    device = the_cpu()
+    device.seed(0)
+    a, b = device.normal(100_000, dtype="float32"), device.normal(100_000, dtype="float32")
+    assert abs(float((a * b).mean())) < 5 / math.sqrt(100_000)
+
+
+def test_data_may_be_larger_than_the_block_they_are_cut_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_POOL_ELEMENTS", 1 << 12)
+    device = the_cpu()
+    device.seed(0)
+    x = device.normal(100_003, dtype="float32")
+    assert x.isfinite().all()
+    assert float(x.std()) == pytest.approx(1, abs=0.05)  # that of the block, which is small here
+
+
+def test_a_scale_is_a_scale() -> None:
+    device = the_cpu()
+    device.seed(0)
+    plain = device.normal(1000, dtype="float32")
+    device.seed(0)
+    assert torch.equal(device.normal(1000, dtype="float32", std=0.5), plain * 0.5)
+
+
+def test_tokens_are_uniform_over_the_vocabulary() -> None:
+    device = the_cpu()
+    device.seed(0)
+    tokens = device.tokens(100, 1000, vocab_size=10)
+    assert tokens.dtype == torch.int64
+    counts = torch.bincount(tokens.flatten(), minlength=10).double()
+    assert len(counts) == 10
+    assert float(((counts - 10_000) ** 2 / 10_000).sum()) < 27.9  # chi squared, 9 degrees of freedom, 0.1 %
+
+
+# NVIDIA's sensors, by a scripted NVML: the real bindings' names, constants and errors, with functions of our own
+
+BOARD = object()
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+@dataclass
+class Field:
+    """One answer of nvmlDeviceGetFieldValues."""
+
+    valueType: int
+    value: Any
+    nvmlReturn: int = pynvml.NVML_SUCCESS
+
+
+def power_field(milliwatts: int) -> Field:
+    return Field(pynvml.NVML_VALUE_TYPE_UNSIGNED_INT, SimpleNamespace(uiVal=milliwatts))
+
+
+ANSWERS: dict[str, Callable[..., Any]] = {
+    "nvmlInit": lambda: None,
+    "nvmlSystemGetDriverVersion": lambda: "580.65.06",
+    "nvmlDeviceGetHandleByUUID": lambda uuid: {f"GPU-{UUID}": BOARD}[uuid],
+    "nvmlDeviceGetFieldValues": lambda board, fields: [power_field(350_000)],
+    "nvmlDeviceGetTotalEnergyConsumption": lambda board: 5_000_123,
+    "nvmlDeviceGetEnforcedPowerLimit": lambda board: 700_000,
+    "nvmlDeviceGetPowerManagementDefaultLimit": lambda board: 650_000,
+    "nvmlDeviceGetClockInfo": lambda board, kind: {pynvml.NVML_CLOCK_SM: 1410, pynvml.NVML_CLOCK_MEM: 2619}[kind],
+    "nvmlDeviceGetMaxClockInfo": lambda board, kind: {pynvml.NVML_CLOCK_SM: 1980}[kind],
+    "nvmlDeviceGetTemperature": lambda board, sensor: 41,
+    "nvmlDeviceGetUtilizationRates": lambda board: SimpleNamespace(gpu=37, memory=12),
+    "nvmlDeviceGetMemoryInfo": lambda board: SimpleNamespace(total=80 << 30, free=70 << 30, used=10 << 30),
+    "nvmlDeviceGetComputeRunningProcesses": lambda board: [object(), object()],
+    "nvmlDeviceGetCurrPcieLinkGeneration": lambda board: 5,
+    "nvmlDeviceGetCurrPcieLinkWidth": lambda board: 16,
+    "nvmlDeviceGetEccMode": lambda board: [1, 0],
+    "nvmlDeviceGetMigMode": lambda board: [0, 1],
+    "nvmlDeviceGetPersistenceMode": lambda board: 1,
+}
+EXPECTED = {
+    "power_w": 350.0,
+    "energy_j": 5000.123,
+    "power_limit_w": 700.0,
+    "power_limit_default_w": 650.0,
+    "sm_clock_hz": 1.41e9,
+    "sm_clock_max_hz": 1.98e9,
+    "memory_clock_hz": 2.619e9,
+    "temperature_c": 41.0,
+    "kernel_active": 0.37,
+    "memory_used_bytes": float(10 << 30),
+    "compute_processes": 2.0,
+    "pcie_generation": 5.0,
+    "pcie_width": 16.0,
+    "ecc": 1.0,
+    "mig": 0.0,
+    "persistence": 1.0,
+}
+QUESTIONS = sorted(name for name in ANSWERS if name.startswith("nvmlDevice") and "Handle" not in name)
+ERRORS = sorted(
+    {value for name, value in vars(pynvml).items() if name.startswith("NVML_ERROR_") and isinstance(value, int)}
+)
+
+Script = Callable[..., Nvidia]
+
+
+def failing(code: int) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise pynvml.NVMLError(code)
+
+    return fail
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    """A board whose driver answers as ANSWERS says, but for what the test changes."""
+
+    def script(**changes: Any) -> Nvidia:
+        scripted = ModuleType("pynvml")
+        vars(scripted).update(vars(pynvml), **{**ANSWERS, **changes})
+        for name in [name for name, answer in changes.items() if answer is None]:
+            delattr(scripted, name)
+        monkeypatch.setitem(sys.modules, "pynvml", scripted)
+        nvidia._nvml.cache_clear()
+        properties = SimpleNamespace(uuid=UUID, L2_cache_size=50 << 20)
+        monkeypatch.setattr(Nvidia, "_properties", lambda self: properties)
+        return Nvidia(vendor="nvidia", index=0, name="NVIDIA H100 80GB HBM3", backend="cuda")
+
+    yield script
+    nvidia._nvml.cache_clear()
+
+
+def test_sensors_are_read_in_si_units(board: Script) -> None:
+    readings = board().read_sensors()
+    assert {name: reading.value for name, reading in readings.items()} == pytest.approx(EXPECTED)
+    assert {reading.reason for reading in readings.values()} == {""}
+    assert board().driver() == "580.65.06"
+    assert board(nvmlSystemGetDriverVersion=lambda: b"470.1").driver() == "470.1"
+    assert board().uuid() == f"GPU-{UUID}"
+    assert board().cache_bytes() == 50 << 20
+
+
+def test_every_question_is_scripted_by_the_name_that_the_bindings_have() -> None:
+    assert [name for name in ANSWERS if not callable(getattr(pynvml, name, None))] == []
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_every_error_of_every_question_is_a_reason_and_never_a_number(board: Script, code: int) -> None:
+    readings = board(**dict.fromkeys(QUESTIONS, failing(code))).read_sensors()
+    assert readings.keys() == EXPECTED.keys()
+    assert {reading.value for reading in readings.values()} == {None}
+    assert {reading.reason for reading in readings.values()} == {str(pynvml.NVMLError(code))}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_one_question_that_fails_leaves_the_others_their_answers(board: Script, question: str) -> None:
+    readings = board(**{question: failing(pynvml.NVML_ERROR_NOT_SUPPORTED)}).read_sensors()
+    unread = {name for name, reading in readings.items() if reading.value is None}
+    assert unread
+    assert {readings[name].reason for name in unread} == {"Not Supported"}
+    assert {name: readings[name].value for name in readings.keys() - unread} == pytest.approx(
+        {name: value for name, value in EXPECTED.items() if name not in unread}
+    )
+
+
+@pytest.mark.parametrize(
+    "question", [name for name in QUESTIONS if "Processes" not in name]
+)  # any length will do there
+@pytest.mark.parametrize("answer", [None, [], "nonsense", {}], ids=repr)
+def test_an_answer_of_another_shape_is_a_reason_and_never_a_number(board: Script, question: str, answer: Any) -> None:
+    readings = board(**{question: lambda *_: answer}).read_sensors()
+    changed = [reading for name, reading in readings.items() if reading.value != pytest.approx(EXPECTED[name])]
+    assert changed
+    assert {reading.value for reading in changed} == {None}
+    assert all(reading.reason for reading in changed)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_that_these_bindings_lack_is_a_reason(board: Script, question: str) -> None:
+    readings = board(**{question: None}).read_sensors()
+    unread = [reading.reason for reading in readings.values() if reading.value is None]
+    assert unread
+    assert all(question in reason for reason in unread)
+
+
+@pytest.mark.parametrize(
+    ("kind", "member", "value", "watts"),
+    [
+        ("NVML_VALUE_TYPE_DOUBLE", "dVal", 350_500.0, 350.5),
+        ("NVML_VALUE_TYPE_UNSIGNED_INT", "uiVal", 350_500, 350.5),
+        ("NVML_VALUE_TYPE_UNSIGNED_LONG", "ulVal", 350_500, 350.5),
+        ("NVML_VALUE_TYPE_UNSIGNED_LONG_LONG", "ullVal", 350_500, 350.5),
+        ("NVML_VALUE_TYPE_SIGNED_LONG_LONG", "sllVal", 350_500, 350.5),
+        ("NVML_VALUE_TYPE_SIGNED_INT", "siVal", 350_500, 350.5),
+    ],
+)
+def test_a_field_is_read_by_the_type_it_says_it_has(
+    board: Script, kind: str, member: str, value: float, watts: float
+) -> None:
+    union = pynvml.c_nvmlValue_t()  # the real one: another member of it reads another number
+    setattr(union, member, value)
+    device = board(nvmlDeviceGetFieldValues=lambda board, fields: [Field(getattr(pynvml, kind), union)])
+    assert device.read_sensors()["power_w"] == Reading(watts)
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_a_field_that_failed_is_a_reason_whatever_value_it_has(board: Script, code: int) -> None:
+    answer = power_field(350_000)
+    answer.nvmlReturn = code
+    reading = board(nvmlDeviceGetFieldValues=lambda board, fields: [answer]).read_sensors()["power_w"]
+    assert reading == Reading(None, str(pynvml.NVMLError(code)))
+
+
+def test_a_field_of_a_type_from_the_future_is_a_reason(board: Script) -> None:
+    answer = Field(99, SimpleNamespace(uiVal=350_000))
+    readings = board(nvmlDeviceGetFieldValues=lambda board, fields: [answer]).read_sensors()
+    assert readings["power_w"].value is None
+    assert readings["power_w"].reason
+    assert readings["energy_j"].value is not None
+
+
+def test_power_is_asked_for_by_the_field_that_is_not_a_mean_over_a_second(board: Script) -> None:
+    asked = []
+
+    def answer(board: object, fields: list[int]) -> list[Field]:
+        asked.append((board, fields))
+        return [power_field(1)]
+
+    board(nvmlDeviceGetFieldValues=answer).read_sensors()
+    assert asked == [(BOARD, [186])]  # NVML_FI_DEV_POWER_INSTANT
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+        pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+        pynvml.NVML_ERROR_NO_PERMISSION,
+    ],
+)
+def test_without_a_driver_every_quantity_has_that_reason(board: Script, code: int) -> None:
+    device = board(nvmlInit=failing(code))
+    readings = device.read_sensors()
+    assert readings.keys() == EXPECTED.keys()
+    assert set(readings.values()) == {Reading(None, f"NVML: {pynvml.NVMLError(code)}")}
+    assert device.driver() is None
+
+
+def test_without_the_bindings_every_quantity_has_that_reason(board: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = board()
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert set(device.read_sensors().values()) == {Reading(None, "nvidia-ml-py is not installed")}
+    assert device.driver() is None
+
+
+def test_another_package_of_the_same_name_is_named(board: Script) -> None:
+    device = board(_nvmlGetFunctionPointer=None)
+    reasons = {reading.reason for reading in device.read_sensors().values()}
+    assert len(reasons) == 1
+    assert "pip uninstall pynvml" in reasons.pop()
+    assert device.driver() is None
+
+
+def test_a_driver_that_does_not_tell_its_version_has_none(board: Script) -> None:
+    assert board(nvmlSystemGetDriverVersion=failing(pynvml.NVML_ERROR_UNKNOWN)).driver() is None
+
+
+def test_a_part_of_a_board_is_found_by_its_own_uuid(board: Script) -> None:
+    asked = []
+
+    def handle(uuid: str) -> object:
+        asked.append(uuid)
+        if uuid.startswith("GPU-"):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return BOARD
+
+    readings = board(nvmlDeviceGetHandleByUUID=handle).read_sensors()
+    assert asked == [f"GPU-{UUID}", f"MIG-{UUID}"]
+    assert readings["power_w"] == Reading(350.0)
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_GPU_IS_LOST])
+def test_a_board_that_is_not_found_is_the_reason_for_everything(board: Script, code: int) -> None:
+    readings = board(nvmlDeviceGetHandleByUUID=failing(code)).read_sensors()
+    assert readings.keys() == EXPECTED.keys()
+    assert set(readings.values()) == {Reading(None, f"board not found by UUID: {pynvml.NVMLError(code)}")}
+
+
+def test_a_torch_without_uuids_gives_no_sensors_rather_than_those_of_another_board(
+    board: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = board()
+    monkeypatch.setattr(Nvidia, "_properties", lambda self: SimpleNamespace())
+    assert device.uuid() is None
+    assert device.cache_bytes() == FALLBACK_CACHE_BYTES
+    readings = device.read_sensors()
+    assert {reading.value for reading in readings.values()} == {None}
+    assert all("UUID" in reading.reason for reading in readings.values())
+
+
+def test_nvml_is_started_once(board: Script) -> None:
+    started = []
+    device = board(nvmlInit=lambda: started.append(1))
+    for _ in range(3):
+        device.read_sensors()
+    assert started == [1]

@@ -1,0 +1,363 @@
+"""Plans for machines that nobody has to own: which rungs they get, what a budget buys, and what is refused."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench import model, workload
+from bench.errors import UserError
+from bench.measure import plan
+from bench.measure.plan import Plan, Request
+from bench.record import Protocol, Speeds
+from bench.workload import Scalar, Workload
+
+
+def speeds(
+    float32: float, bytes_per_s: float, free_bytes: float, launch_s: float = 2e-6, **narrow: float
+) -> Speeds:
+    rates = {"float32": float32, **narrow}
+    return Speeds(flops_per_s=rates, bytes_per_s=bytes_per_s, free_bytes=int(free_bytes), launch_s=launch_s)
+
+
+MACHINES = {
+    "laptop": speeds(150e9, 20e9, 5e9, bfloat16=40e9, float16=20e9),  # narrow types without instructions for them
+    "two cores": speeds(310e9, 25e9, 24e9, bfloat16=2.1e12, float16=1.5e12),
+    "H200": speeds(50e12, 4.2e12, 139e9, launch_s=4e-6, bfloat16=800e12, float16=800e12),
+}
+START_S = {"laptop": 3.0, "two cores": 3.0, "H200": 10.0}
+SUITES = sorted(plan.suites())
+# Seconds that a suite promises.
+PROMISED_S = {("quick", "two cores"): 90, ("quick", "H200"): 90, ("standard", "H200"): 12 * 60, ("full", "H200"): 4 * 3600}
+BOTH = pytest.mark.parametrize(("suite", "machine"), list(itertools.product(SUITES, MACHINES)))
+
+
+def made(machine: str = "two cores", *workloads: str, **request: Any) -> Plan:
+    return plan.make(Request(workloads=workloads, **request), [MACHINES[machine]], START_S[machine])
+
+
+def cases(planned: Plan) -> list[Workload]:
+    return [one.case for one in planned.cases]
+
+
+def labels(planned: Plan) -> list[str]:
+    return [case.label() for case in cases(planned)]
+
+
+# The suites
+
+
+def test_the_three_suites_are_there() -> None:
+    assert {"quick", "standard", "full"} <= set(SUITES)
+
+
+@BOTH
+def test_every_workload_has_a_case_that_fits(suite: str, machine: str) -> None:
+    planned = made(machine, suite=suite)
+    assert {case.name for case in cases(planned)} == set(workload.names())
+    room = plan.MEMORY_SHARE * MACHINES[machine].free_bytes
+    assert all(case.memory_bytes() <= room for case in cases(planned))
+    assert len(set(labels(planned))) == len(planned.cases)
+    assert not planned.skipped
+
+
+@BOTH
+def test_a_suite_takes_the_time_that_it_promises(suite: str, machine: str) -> None:
+    planned = made(machine, suite=suite)
+    assert planned.estimate_s <= PROMISED_S.get((suite, machine), 4 * 3600)
+    assert max(one.estimate_s for one in planned.cases) < planned.timeout_s / 2
+
+
+@BOTH
+def test_no_predicted_step_is_longer_than_its_window(suite: str, machine: str) -> None:
+    planned = made(machine, suite=suite)
+    for case in cases(planned):
+        protocol = planned.protocols[case.scale]
+        assert plan.predicted_s(case, MACHINES[machine]) <= protocol.max_time_s / 3, case.label()
+
+
+@BOTH
+def test_rungs_ascend(suite: str, machine: str) -> None:
+    """In memory and in time on every machine: otherwise the largest that fits would not be the last that fits."""
+    for entry in plan.load_suite(suite).cases:
+        crossed = {key: value if isinstance(value, list) else [value] for key, value in entry.set.items()}
+        for values in itertools.product(*crossed.values()):
+            params: dict[str, Scalar] = dict(zip(crossed, values, strict=True))
+            for dtype in workload.DTYPE_BYTES if params.get("dtype") == "fast" else [params["dtype"]]:
+                offered = [workload.case(entry.workload, {**rung, **params, "dtype": dtype}) for rung in entry.rungs]
+                for smaller, larger in itertools.pairwise(offered):
+                    assert smaller.memory_bytes() <= larger.memory_bytes(), larger.label()
+                    before, after = (plan.predicted_s(case, MACHINES[machine]) for case in (smaller, larger))
+                    assert before <= after * 1.0001, larger.label()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_entries_say_how_they_are_fitted(suite: str) -> None:
+    loaded = plan.load_suite(suite)
+    assert loaded.summary and {"micro", "macro"} <= loaded.protocols.keys()
+    for entry in loaded.cases:
+        assert 1 <= entry.take <= len(entry.rungs)
+        assert entry.step_s is not None or entry.workload == "launch_overhead"
+
+
+def test_equal_machines_get_equal_plans_and_larger_ones_no_smaller_cases() -> None:
+    assert labels(made("H200", suite="standard")) == labels(made("H200", suite="standard"))
+    largest = {
+        machine: max(case.cost().flops for case in cases(made(machine, "matmul"))) for machine in MACHINES
+    }
+    assert largest["laptop"] < largest["two cores"] < largest["H200"]
+
+
+def test_where_nothing_fits_the_smallest_is_asked_for_so_that_a_record_says_so() -> None:
+    tiny = speeds(1e6, 1e6, 1e3)
+    planned = plan.make(Request(suite="quick"), [tiny], 1.0)
+    assert {case.name for case in cases(planned)} == set(workload.names())
+    assert "matmul m=256 n=256 k=256 dtype=float32" in labels(planned)
+
+
+def test_a_suite_must_exist_and_be_as_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"no suite is named 'quik'.*full, quick, standard"):
+        plan.load_suite("quik")
+    with pytest.raises(UserError, match="no suite is named"):
+        plan.load_suite("../suites/quick")
+    monkeypatch.setattr(plan, "_SUITES", tmp_path)
+    for text in ("summary = 1", "not toml", 'summary = "x"\nrounds = 1\ntimeout_s = 1\ncases = []\n[protocols]\n[extra]'):
+        (tmp_path / "broken.toml").write_text(text)
+        with pytest.raises(UserError, match=r"^broken\.toml: "):
+            plan.load_suite("broken")
+
+
+# The budget
+
+
+BUDGETS_S = [2, 5, 10, 20, 45, 90, 180, 300, 600, 1200, 3600, 7200]
+
+
+def stretch(planned: Plan) -> float:
+    """How much longer than the suite's own its windows are."""
+    own = plan.load_suite(planned.suite).protocols
+    scales = {planned.protocols[scale].max_time_s / own[scale].max_time_s for scale in own}
+    assert max(scales) == pytest.approx(min(scales))
+    return scales.pop()
+
+
+@BOTH
+def test_a_budget_is_kept(suite: str, machine: str) -> None:
+    whole = made(machine, suite=suite)
+    for budget_s in BUDGETS_S:
+        planned = plan.fit(whole, budget_s)
+        least = len(planned.cases) == 1 and planned.rounds == 1 and stretch(planned) == plan.SHORTEST_WINDOW
+        assert planned.estimate_s <= budget_s or least
+
+
+@BOTH
+def test_a_budget_changes_first_windows_then_rounds_then_cases(suite: str, machine: str) -> None:
+    whole = made(machine, suite=suite)
+    before: Plan | None = None
+    for budget_s in BUDGETS_S:
+        planned = plan.fit(whole, budget_s)
+        scale = stretch(planned)
+        assert plan.SHORTEST_WINDOW <= scale <= plan.LONGEST_WINDOW
+        if len(planned.cases) < len(whole.cases):  # left out only when a single short round is too long
+            assert planned.rounds == 1
+        if planned.rounds < whole.rounds and not planned.skipped:  # one more round would have had too short windows
+            assert plan._window_scale(whole, planned.rounds + 1, 0.9 * budget_s) < plan.SHORTEST_WINDOW
+        if planned.rounds > whole.rounds:
+            assert scale >= 1
+        if scale > 1 and planned.rounds < plan.MOST_ROUNDS and planned.rounds >= whole.rounds:
+            assert plan._window_scale(whole, planned.rounds + 1, 0.9 * budget_s) < 1
+        if before is not None:
+            assert len(planned.cases) >= len(before.cases)
+            assert planned.rounds >= before.rounds
+        before = planned
+
+
+def test_more_time_buys_rounds_and_then_windows() -> None:
+    whole = made(suite="quick")
+    hour = made(suite="quick", budget_s=3600)
+    assert hour.rounds == plan.MOST_ROUNDS and stretch(hour) == plan.LONGEST_WINDOW
+    assert labels(hour) == labels(whole)
+    assert hour.estimate_s < 3600  # more of quick would be no better: there is full for that
+    between = made(suite="quick", budget_s=300)
+    assert between.rounds == plan.MOST_ROUNDS and 1 < stretch(between) < plan.LONGEST_WINDOW
+
+
+def test_skipped_cases_carry_their_reason_and_come_from_the_end() -> None:
+    whole, short = made(suite="quick"), made(suite="quick", budget_s=10)
+    assert labels(short) + [one.case.label() for one, _ in short.skipped] == labels(whole)
+    assert short.skipped and {reason for _, reason in short.skipped} == {"left out to fit into 10 s"}
+
+
+def test_rounds_that_were_asked_for_stay() -> None:
+    for budget_s in BUDGETS_S:
+        assert made(suite="quick", budget_s=budget_s, rounds=4).rounds == 4
+    assert made(suite="quick", rounds=50).rounds == 50
+
+
+def test_no_device_is_left_out_as_a_whole() -> None:
+    machine = MACHINES["two cores"]
+    planned = plan.make(Request(suite="quick", budget_s=30), [machine] * 4, 1.0)
+    assert planned.skipped and {one.device for one in planned.cases} == {0, 1, 2, 3}
+
+
+def test_a_node_of_many_devices_and_cases_is_planned() -> None:
+    planned = plan.make(Request(suite="full", budget_s=30), [MACHINES["H200"]] * 8, 1.0)
+    assert len(planned.cases) + len(planned.skipped) > 1000
+    assert planned.estimate_s <= 30 or len(planned.cases) == 1
+
+
+def test_an_estimate_counts_workers_and_cases() -> None:
+    one = made(suite="quick", rounds=1)
+    assert one.num_workers == 1
+    assert one.estimate_s == pytest.approx(3.0 + sum(case.estimate_s for case in one.cases))
+    assert made(suite="quick", rounds=6).estimate_s == pytest.approx(6 * one.estimate_s)
+    two = plan.make(Request(suite="quick", rounds=2), [MACHINES["two cores"]] * 2, 3.0)
+    assert two.num_workers == 4 and two.estimate_s == pytest.approx(4 * one.estimate_s)
+
+
+# Speeds
+
+
+def test_earlier_speeds_are_kept_while_they_are_confirmed() -> None:
+    earlier, now = speeds(1e12, 2e11, 8e9, bfloat16=4e12), speeds(1.9e12, 1.1e11, 7e9, bfloat16=2.1e12)
+    kept = plan.settled(now, [earlier])
+    assert kept == msgspec.structs.replace(earlier, free_bytes=now.free_bytes)  # what is free is free now
+    assert plan.settled(now, []) == now
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        speeds(4e12, 2e11, 8e9, bfloat16=4e12),
+        speeds(1e12, 0.9e11, 8e9, bfloat16=4e12),
+        speeds(1e12, 2e11, 8e9, bfloat16=1e12),
+        speeds(1e12, 2e11, 8e9),
+        speeds(1e12, 2e11, 8e9, float16=4e12),
+        speeds(1e12, 2e11, 8e9, bfloat16=4e12, float16=4e12),
+    ],
+)
+def test_speeds_of_another_machine_are_not_kept(other: Speeds) -> None:
+    now = speeds(1e12, 2e11, 8e9, bfloat16=4e12)
+    assert plan.settled(now, [other]) == now
+    assert plan.settled(now, [other, now]) == now
+
+
+def test_noise_at_the_edge_of_a_rung_chooses_no_other_rung() -> None:
+    first = MACHINES["two cores"]
+    chosen = set()
+    for noise in (0.6, 0.8, 1.0, 1.25, 1.6):
+        rates = {dtype: noise * rate for dtype, rate in first.flops_per_s.items()}
+        later = msgspec.structs.replace(first, flops_per_s=rates, bytes_per_s=noise * first.bytes_per_s)
+        chosen.add(tuple(labels(plan.make(Request(suite="quick"), [plan.settled(later, [first])], 3.0))))
+    assert len(chosen) == 1
+
+
+@pytest.mark.parametrize(
+    ("rates", "fast"),
+    [
+        ({"float32": 1.0}, "float32"),
+        ({"float32": 1.0, "bfloat16": 1.2}, "float32"),  # not worth the digits
+        ({"float32": 1.0, "bfloat16": 1.3}, "bfloat16"),
+        ({"float32": 1.0, "bfloat16": 8.0, "float16": 8.0}, "bfloat16"),
+        ({"float32": 1.0, "bfloat16": 8.0, "float16": 9.0}, "bfloat16"),  # close: the one that does not overflow
+        ({"float32": 1.0, "bfloat16": 0.5, "float16": 8.0}, "float16"),  # a GPU of 2017
+        ({"float32": 1.0, "float16": 2.0}, "float16"),
+        ({"bfloat16": 1.0}, "bfloat16"),
+    ],
+)
+def test_the_fast_type(rates: dict[str, float], fast: str) -> None:
+    found = Speeds(flops_per_s=rates, bytes_per_s=1.0, free_bytes=1, launch_s=1.0)
+    assert plan.fast_dtype(found) == fast
+
+
+# What the user asks for
+
+
+def test_set_crosses_its_values_and_overrides_the_suite() -> None:
+    planned = made("two cores", "matmul", settings={"m": ["64", "128"], "dtype": ["float32", "bfloat16"]})
+    assert planned.suite == "standard"  # named workloads are looked at more closely
+    found = {(case.params()["m"], case.params()["dtype"]) for case in cases(planned)}
+    assert found == set(itertools.product((64, 128), ("float32", "bfloat16")))
+
+
+def test_a_fully_set_case_is_planned_once() -> None:
+    everything = {"m": ["64"], "n": ["64"], "k": ["64"], "dtype": ["float32"]}
+    assert labels(made("two cores", "matmul", settings=everything)) == ["matmul m=64 n=64 k=64 dtype=float32"]
+    copied = made("two cores", "memory_copy", settings={"num_bytes": ["4096", "1024"]})
+    assert sorted(case.params()["num_bytes"] for case in cases(copied)) == [1024, 4096]
+
+
+def test_what_the_user_sets_is_run_even_where_it_does_not_fit() -> None:
+    planned = made("laptop", "memory_copy", settings={"num_bytes": [str(1 << 40)]})
+    assert [case.params()["num_bytes"] for case in cases(planned)] == [1 << 40]
+
+
+def test_set_reaches_only_workloads_that_have_the_parameter() -> None:
+    planned = made(suite="quick", settings={"head_dim": ["64"]})
+    assert {case.name for case in cases(planned)} == set(workload.names())
+    assert {case.params()["head_dim"] for case in cases(planned) if case.name == "attention"} == {64}
+
+
+def test_a_model_replaces_those_of_the_rungs() -> None:
+    planned = made("H200", suite="standard", model="qwen3-0.6b")
+    named = [case.params()["model"] for case in cases(planned) if "model" in case.params()]
+    assert set(named) == {"qwen3-0.6b"} and len(named) >= 6
+    assert {case.name for case in cases(planned)} == set(workload.names())
+
+
+def test_a_model_with_few_positions_gets_the_lengths_that_it_knows() -> None:
+    planned = made("H200", suite="standard", model="gpt2-124m")
+    lengths = [case.params().get("seq", case.params().get("prompt")) for case in cases(planned) if case.scale == "macro"]
+    assert lengths and all(length is None or int(length) <= 1024 for length in lengths)
+    with pytest.raises(UserError, match="1024 positions"):
+        made("H200", "prefill", model="gpt2-124m", settings={"prompt": ["2048"]})
+
+
+def test_a_model_from_a_file_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELMARK_MODEL_FILES", "")
+    folder = Path(model.__file__).parent.parent / "workloads" / "models"
+    path = tmp_path / "lab-secret.toml"
+    path.write_text((folder / "tiny.toml").read_text())
+    planned = made("two cores", "decode", model=str(path))
+    assert {case.params()["model"] for case in cases(planned)} == {"lab-secret"}
+    with pytest.raises(UserError, match="--model"):
+        made("two cores", "decode", settings={"model": [str(path)]})
+
+
+@pytest.mark.parametrize(
+    ("request_", "say"),
+    [
+        (Request(workloads=("matmull",)), "did you mean matmul"),
+        (Request(suite="huge"), "no suite is named 'huge'"),
+        (Request(workloads=("matmul",), settings={"colour": ["red"]}), "no workload of this run has a parameter 'colour'"),
+        (Request(workloads=("matmul",), model="tiny"), "no workload of this run has a parameter 'model'"),
+        (Request(workloads=("decode",), model="llama-9"), "no model is named 'llama-9'"),
+        (Request(workloads=("matmul",), settings={"m": ["many"]}), "m=many: matmul needs int there"),
+        (Request(workloads=("matmul",), settings={"m": ["0"]}), "m=0"),
+        (Request(workloads=("matmul",), settings={"m": ["262144"], "n": ["262144"], "k": ["262144"]}), "2\\*\\*53"),
+        (Request(workloads=("matmul",), settings={"dtype": ["int4"]}), "dtype int4"),
+        (Request(workloads=("attention",), settings={"num_kv_heads": ["5"]}), "no multiple"),
+        (Request(workloads=("prefill",), model="tiny", settings={"prompt": ["5000"]}), "4096 positions"),
+    ],
+)
+def test_what_nobody_could_run_is_refused_before_anything_starts(request_: Request, say: str) -> None:
+    with pytest.raises(UserError, match=say):
+        plan.validate(request_)
+
+
+def test_what_can_be_run_is_not_refused() -> None:
+    for suite in SUITES:
+        plan.validate(Request(suite=suite))
+    for name in workload.names():
+        plan.validate(Request(workloads=(name,)))
+        plan.validate(Request(workloads=(name,), suite="quick", settings={"dtype": ["fast"]}))
+
+
+def test_protocols_survive_a_budget_in_everything_but_their_times() -> None:
+    own, fitted = plan.load_suite("quick").protocols, made(suite="quick", budget_s=20).protocols
+    kept = [field.name for field in msgspec.structs.fields(Protocol) if field.name not in {"min_time_s", "max_time_s"}]
+    assert all(getattr(own[scale], name) == getattr(fitted[scale], name) for scale in own for name in kept)
+    assert dataclasses.is_dataclass(Plan)

@@ -1,0 +1,57 @@
+"""The README is what a new user has: what it promises must be there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bench import workload
+from bench.cli import main
+from bench.device import vendors
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\w*\n(.*?)```", README, re.S)
+LINES = [
+    re.split(r"\s{2,}|\s*\)$", found[0])[0]
+    for block in BLOCKS
+    for found in re.finditer(r"(?:scripts/)?accelmark (?:run|show|check|table|compare|devices|list|selfcheck)\b.*", block)
+]
+
+
+def test_the_two_commands_stand_first():
+    first, second = (block.strip() for block in BLOCKS[:2])
+    assert first == "scripts/accelmark run --suite quick"
+    assert second == "scripts/test"
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_printed_command_exists_with_its_options(line):
+    _, name, *words = shlex.split(line)
+    command = main.get_command(None, name)
+    options = {option for parameter in command.params for option in parameter.opts}
+    for word in words:
+        if word.startswith("--"):
+            assert word in options, line
+
+
+def test_the_check_runs_the_printed_test_command():
+    assert "scripts/test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_workload_and_every_vendor_is_named():
+    for name in workload.names():
+        assert f"`{name}`" in README
+    status = README.partition("## Status")[2].lower()
+    for vendor in vendors():
+        assert vendor in status or vendor == "cpu", vendor
+
+
+def test_files_that_it_points_to_exist():
+    for name in re.findall(r"[A-Z]+\.md|results/schema\.json|workloads/matmul\.py|bench/record\.py", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_what_has_not_met_a_gpu_says_so():
+    assert "has not run on a GPU yet" in README.partition("## Status")[2]

@@ -1,0 +1,435 @@
+"""The contract of every workload in workloads/, found by file name: its cost, its memory, its data and its own check."""
+
+import dataclasses
+import math
+import re
+import types
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from bench import device as devices
+from bench import model, workload
+from bench.device import Device
+from bench.errors import UserError
+from bench.workload import DTYPE_BYTES, Scalar, Workload
+
+WORKLOADS = workload.names()
+
+# A second case of each, other than its smoke case in kind: without grouped queries, with biases, oblong. A workload
+# that is not here is looked at in its smoke case alone.
+OTHER: dict[str, dict[str, Scalar]] = {
+    "attention": {"batch": 1, "num_heads": 3, "num_kv_heads": 3, "seq": 37, "head_dim": 16, "dtype": "float32"},
+    "decode": {"model": "miniature", "batch": 3, "context": 11, "dtype": "float32"},
+    "launch_overhead": {"num_launches": 3, "dtype": "float32"},
+    "matmul": {"m": 1, "n": 130, "k": 7, "dtype": "float32"},
+    "memory_copy": {"num_bytes": 4 * 1013, "dtype": "float32"},
+    "prefill": {"model": "miniature", "batch": 1, "prompt": 19, "dtype": "float32"},
+    "rms_norm": {"tokens": 7, "hidden_size": 33, "dtype": "float32"},
+    "train_step": {"model": "miniature", "batch": 2, "seq": 13, "dtype": "float32"},
+}
+MINIATURE = """
+hidden_size = 48
+intermediate_size = 80
+num_hidden_layers = 3
+num_attention_heads = 3
+num_key_value_heads = 3
+head_dim = 16
+vocab_size = 61
+max_position_embeddings = 32
+tie_word_embeddings = true
+hidden_act = "gelu"
+norm = "layer_norm"
+norm_eps = 1e-5
+position = "learned"
+attention_bias = ["qkv", "o"]
+mlp_bias = true
+qk_norm = false
+source = "made for these tests, in the style of GPT-2"
+"""
+CASES = [pytest.param(name, which, id=f"{name}-{which}") for name in WORKLOADS for which in ("smoke", "other")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    path = tmp_path_factory.mktemp("models") / "miniature.toml"
+    path.write_text(MINIATURE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELMARK_MODEL_FILES", "")
+        model.adopt(str(path))
+        yield
+
+
+@pytest.fixture(scope="module")
+def cpu() -> Iterator[Device]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the cases are so small that more threads mostly wait for each other
+    yield devices.find("cpu")[0]
+    torch.set_num_threads(threads)
+
+
+def case_of(name: str, which: str = "smoke", **changes: Scalar) -> Workload:
+    params = dict(workload.find(name).smoke) if which == "smoke" else OTHER.get(name, workload.find(name).smoke)
+    return workload.case(name, {**params, **changes})
+
+
+def sizes(case: Workload) -> dict[str, int]:
+    return {key: value for key, value in case.params().items() if isinstance(value, int) and value is not True}
+
+
+def tensors_of(*functions: object) -> list[torch.Tensor]:
+    """Every tensor that these functions hold on to, in closures, modules and containers, each storage once."""
+    found: dict[int, torch.Tensor] = {}
+    waiting, seen = list(functions), set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            found[one.untyped_storage().data_ptr()] = one
+        elif isinstance(one, types.FunctionType):
+            waiting += [cell.cell_contents for cell in one.__closure__ or () if cell != types.CellType()]
+        elif isinstance(one, torch.nn.Module):
+            waiting += one.parameters()
+        elif isinstance(one, list | tuple):
+            waiting += one
+        elif dataclasses.is_dataclass(one) and not isinstance(one, type | Workload):
+            waiting += [getattr(one, field.name) for field in dataclasses.fields(one)]
+    return list(found.values())
+
+
+# The step and its check
+
+
+@pytest.mark.parametrize(("name", "which"), CASES)
+def test_the_output_is_right_at_once_and_after_the_load(name: str, which: str, cpu: Device) -> None:
+    case = case_of(name, which)
+    cpu.seed(0)
+    assert cpu.prepare(case).error() <= case.tolerance()
+    step = cpu.prepare(case)
+    for _ in range(30):
+        step.run()
+    assert step.error() <= case.tolerance()
+    step.run()
+    assert step.error() <= case.tolerance()
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPE_BYTES))
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_output_is_right_in_every_type(name: str, dtype: str, cpu: Device) -> None:
+    case = case_of(name, dtype=dtype)
+    cpu.seed(0)
+    assert cpu.prepare(case).error() <= case.tolerance()
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode", "train_step"])
+def test_a_sequence_of_one_token_is_a_case_too(name: str, cpu: Device) -> None:
+    length = {"prefill": "prompt", "decode": "context", "train_step": "seq"}[name]
+    case = case_of(name, batch=1, **{length: 1})
+    assert cpu.prepare(case).error() <= case.tolerance()
+
+
+class Corrupted(TorchDispatchMode):
+    """Does something to every float32 result that is written. References are float64 and stay as they are."""
+
+    def __init__(self, spoil: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.spoil = spoil
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: N807
+        results = func(*args, **(kwargs or {}))
+        every = results if isinstance(results, tuple | list) else [results]
+        for result, form in zip(every, func._schema.returns, strict=False):
+            is_view = form.alias_info is not None and not form.alias_info.is_write
+            if isinstance(result, torch.Tensor) and result.dtype == torch.float32 and not is_view:
+                self.spoil(result.detach())
+        return results
+
+
+SPOILS: dict[str, Callable[[torch.Tensor], object]] = {
+    "nan": lambda result: result.fill_(math.nan),
+    "constant": lambda result: result.fill_(0.5),
+    "five percent too large": lambda result: result.mul_(1.05),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_wrong_output_is_caught(name: str, spoil: str, cpu: Device) -> None:
+    cpu.seed(0)
+    case = case_of(name)
+    step = cpu.prepare(case)
+    with torch.no_grad() if name != "train_step" else torch.enable_grad(), Corrupted(SPOILS[spoil]):
+        assert not step.error() <= case.tolerance()
+
+
+@pytest.mark.parametrize("name", ["attention", "prefill", "train_step"])
+def test_attention_that_sees_the_future_is_caught(name: str, cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = torch.nn.functional.scaled_dot_product_attention
+    seeing = lambda *args, **options: honest(*args, **{**options, "is_causal": False})  # noqa: E731
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seeing)
+    cpu.seed(0)
+    case = case_of(name)
+    assert not cpu.prepare(case).error() <= case.tolerance()
+
+
+def test_training_that_learns_nothing_is_caught(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    assert cpu.prepare(case_of("train_step")).error() == math.inf
+
+
+# The data
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_data_is_that_of_the_seed(name: str, cpu: Device) -> None:
+    def prepared(seed: int) -> list[torch.Tensor]:
+        cpu.seed(seed)
+        return [tensor.clone() for tensor in tensors_of(cpu.prepare(case_of(name)).run)]
+
+    first, again, other = prepared(3), prepared(3), prepared(4)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    draws = any(tensor.count_nonzero() for tensor in first)
+    assert draws == any(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_two_prepared_steps_share_no_data(cpu: Device) -> None:
+    cpu.seed(0)
+    one, two = (tensors_of(cpu.prepare(case_of("matmul")).run) for _ in range(2))
+    assert not {t.data_ptr() for t in one} & {t.data_ptr() for t in two}
+    assert not any(torch.equal(a, b) for a, b in zip(one, two, strict=True) if a.count_nonzero())
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPE_BYTES))
+def test_normal_data_is_normal(dtype: str, cpu: Device) -> None:
+    cpu.seed(5)
+    data = cpu.normal(300, 1000, dtype=dtype).double()
+    centred = data - data.mean()
+    assert abs(float(data.mean())) < 0.01
+    assert float(data.std()) == pytest.approx(1, abs=0.01)
+    assert float((centred**4).mean() / data.var() ** 2) == pytest.approx(3, abs=0.1)
+
+
+def test_tokens_are_uniform_over_the_vocabulary(cpu: Device) -> None:
+    cpu.seed(5)
+    counts = cpu.tokens(100, 1000, vocab_size=10).flatten().bincount(minlength=10)
+    assert len(counts) == 10 and all(9500 < int(count) < 10500 for count in counts)
+
+
+# The cost
+
+
+@pytest.mark.parametrize(("name", "which"), CASES)
+def test_the_cost_is_positive_and_no_size_makes_it_fall(name: str, which: str) -> None:
+    case = case_of(name, which)
+    before = dataclasses.asdict(case.cost())
+    assert case.cost().bytes > 0 and case.memory_bytes() > 0
+    assert all(value >= 0 for value in before.values())
+    for key, value in sizes(case).items():
+        try:
+            doubled = dataclasses.replace(case, **{key: 2 * value})
+        except UserError:  # beyond a model's positions, or heads that no longer divide
+            continue
+        after = dataclasses.asdict(doubled.cost())
+        assert all(after[kind] >= before[kind] for kind in before), key
+        assert doubled.memory_bytes() >= case.memory_bytes(), key
+        assert after != before, f"{key} is a size of nothing"
+
+
+def _model_attention(case: Any, queries: int, keys: int) -> int:
+    """The two products of all layers and heads over all pairs of `queries` and `keys`, attended or not."""
+    shape = model.find(case.model)
+    return 4 * case.batch * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim * queries * keys
+
+
+def _linear(case: Any, body_tokens: int, head_tokens: int) -> int:
+    """Two FLOP a weight and token; written out from the shape, because the counter is to check `Model` as well."""
+    s = model.find(case.model)
+    heads = 2 * s.num_attention_heads + 2 * s.num_key_value_heads
+    matrices = 3 if s.hidden_act == "silu" else 2
+    layer = s.hidden_size * (heads * s.head_dim + matrices * s.intermediate_size)
+    return 2 * (s.num_hidden_layers * layer * body_tokens + s.vocab_size * s.hidden_size * head_tokens)
+
+
+# What torch's counter must see of each workload, from its parameters: FLOP of matrix products, FLOP of attention, and
+# the share of the latter that `cost` declares. A workload that is not here must declare what the counter sees.
+#   Causal: the counter takes all S^2 pairs of a query and a key, `cost` those attended, S (S + 1) / 2.
+#   Backward of fused attention: the counter sees five products, because the scores are computed anew; `cost` declares
+#   four, twice the forward pass, since recomputation is not the model's own arithmetic. Forward and backward: 6 of 7.
+EXPECTED: dict[str, Callable[[Any], tuple[int, int, Fraction]]] = {
+    "matmul": lambda c: (2 * c.m * c.n * c.k, 0, Fraction(1)),
+    "attention": lambda c: (0, 4 * c.batch * c.num_heads * c.head_dim * c.seq**2, Fraction(c.seq + 1, 2 * c.seq)),
+    "prefill": lambda c: (
+        _linear(c, c.batch * c.prompt, c.batch),
+        _model_attention(c, c.prompt, c.prompt),
+        Fraction(c.prompt + 1, 2 * c.prompt),
+    ),
+    "decode": lambda c: (_linear(c, c.batch, c.batch), _model_attention(c, 1, c.context + 1), Fraction(1)),
+    "train_step": lambda c: (
+        3 * _linear(c, c.batch * c.seq, c.batch * c.seq),
+        _model_attention(c, c.seq, c.seq) * 7 // 2,
+        Fraction(c.seq + 1, 2 * c.seq) * Fraction(6, 7),
+    ),
+}
+
+
+def counted(run: Callable[[], object]) -> tuple[int, int]:
+    """FLOP of matrix products and of attention by torch's own counter, taught the names of the CPU's fused attention."""
+    aten = torch.ops.aten
+    fused = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda gradient, q, k, v, *_, **__: (
+            sdpa_backward_flop_count(gradient, q, k, v)
+        ),
+    }
+    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
+        run()
+    counts = counter.get_flop_counts().get("Global", {})
+    attention = sum(count for operation, count in counts.items() if "attention" in str(operation))
+    return sum(counts.values()) - attention, attention
+
+
+@pytest.mark.parametrize(("name", "which"), CASES)
+def test_declared_flops_are_those_that_torch_counts(name: str, which: str, cpu: Device) -> None:
+    case = case_of(name, which)
+    gemm, attention = counted(cpu.prepare(case).run)
+    cost = case.cost()
+    share = Fraction(1)
+    if name in EXPECTED:
+        expected_gemm, expected_attention, share = EXPECTED[name](case)
+        assert (gemm, attention) == (expected_gemm, expected_attention)
+    assert cost.gemm_flops == gemm
+    assert cost.attention_flops == share * attention
+
+
+@pytest.mark.parametrize(("name", "which"), CASES)
+def test_memory_is_no_less_than_the_tensors_held(name: str, which: str, cpu: Device) -> None:
+    case = case_of(name, which)
+    held = sum(tensor.untyped_storage().nbytes() for tensor in tensors_of(cpu.prepare(case).run))
+    assert 0 < held <= case.memory_bytes()
+    if name in {"matmul", "memory_copy"}:
+        assert held == case.memory_bytes()
+
+
+# Parameters that are wrong
+
+
+def refusal(name: str, params: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as raised:
+        workload.case(name, params)
+    sentence = str(raised.value)
+    assert sentence and "\n" not in sentence and len(sentence) < 300
+    return sentence
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_wrong_values_are_refused_in_one_sentence(name: str) -> None:
+    smoke = dict(workload.find(name).smoke)
+    for key in sizes(case_of(name)):
+        for wrong in (0, -1, 1.5, "64", True, 2**60):
+            assert re.search(f"{key}=|positions", refusal(name, {**smoke, key: wrong}))
+    for wrong in ("float8", "", "Float32", 32):
+        assert "float32, bfloat16, float16" in refusal(name, {**smoke, "dtype": wrong})
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_unknown_and_missing_parameters_are_named(name: str) -> None:
+    kind = workload.find(name)
+    smoke = dict(kind.smoke)
+    assert "no parameter 'colour'" in refusal(name, {**smoke, "colour": 1})
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING:
+            assert f"'{field.name}'" in refusal(name, {key: smoke[key] for key in smoke if key != field.name})
+
+
+def test_heads_that_do_not_divide_are_refused() -> None:
+    assert "no multiple" in refusal("attention", {**workload.find("attention").smoke, "num_kv_heads": 3})
+
+
+@pytest.mark.parametrize(("name", "length"), [("prefill", "prompt"), ("decode", "context"), ("train_step", "seq")])
+def test_a_model_is_known_and_long_enough(name: str, length: str) -> None:
+    smoke = dict(workload.find(name).smoke)
+    assert "did you mean tiny" in refusal(name, {**smoke, "model": "tinny"})
+    assert "4096 positions" in refusal(name, {**smoke, length: 4097})
+    longest = 4095 if name == "decode" else 4096
+    workload.case(name, {**smoke, length: longest})
+    # A case goes into a result file, where no path may stand, and a stranger's file must not make us open one.
+    assert "--model" in refusal(name, {**smoke, "model": "/home/somebody/secret.json"})
+
+
+def test_a_copy_is_of_whole_elements() -> None:
+    for num_bytes in (1, 5, 1023):
+        assert "4" in refusal("memory_copy", {"num_bytes": num_bytes, "dtype": "float32"})
+
+
+# Finding and reading
+
+
+def test_an_unknown_workload_brings_its_near_misses() -> None:
+    with pytest.raises(UserError, match="did you mean matmul"):
+        workload.find("matmull")
+    with pytest.raises(UserError, match=r"there are attention, .*train_step"):
+        workload.find("xyzzy")
+    for hidden in ("_shape", "__init__", "../bench/cost", "models", ""):
+        with pytest.raises(UserError, match="no workload is named"):
+            workload.find(hidden)
+
+
+@pytest.mark.parametrize("text", ["abc", "1.5", "", "1e3", "0x10", "²", "9" * 5000])
+def test_a_value_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="needs int there"):
+        workload.parse("matmul", "m", text)
+
+
+def test_values_are_read_as_their_parameter_has_them() -> None:
+    assert workload.parse("matmul", "m", "4096") == 4096
+    assert workload.parse("matmul", "dtype", "bfloat16") == "bfloat16"
+    with pytest.raises(UserError, match="no parameter 'x': its parameters are m, n, k, dtype"):
+        workload.parse("matmul", "x", "1")
+
+
+def test_every_parameter_survives_being_written_and_read() -> None:
+    for name in WORKLOADS:
+        case = case_of(name)
+        assert workload.case(name, case.params()) == case
+        assert {key: workload.parse(name, key, str(value)) for key, value in case.params().items()} == case.params()
+        assert case.label() == workload.label(name, case.params())
+
+
+OWN = """
+from dataclasses import dataclass
+from bench.cost import Cost
+from bench.workload import Workload
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Workload):
+    scale = "micro"
+    smoke = {"eager": True, "dtype": "float32"}
+    eager: bool
+    dtype: str
+    def cost(self): return Cost(bytes=1)
+    def memory_bytes(self): return 1
+    def prepare(self, device): raise NotImplementedError
+"""
+
+
+def test_a_lab_keeps_workloads_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lab_own.py").write_text(OWN)
+    (tmp_path / "lab_none.py").write_text("")
+    (tmp_path / "lab_two.py").write_text(OWN + OWN.replace("class Own", "class Other").partition("\n\n")[2])
+    monkeypatch.setenv("ACCELMARK_WORKLOADS", str(tmp_path))
+    assert {"lab_own", "matmul"} <= set(workload.names())
+    assert workload.case("lab_own", {"eager": True, "dtype": "float32"}).name == "lab_own"
+    assert workload.parse("lab_own", "eager", "False") is False
+    with pytest.raises(UserError, match="needs bool there"):
+        workload.parse("lab_own", "eager", "maybe")
+    for name, count in (("lab_none", 0), ("lab_two", 2)):
+        with pytest.raises(UserError, match=f"it defines {count}"):
+            workload.find(name)
