@@ -201,9 +201,10 @@ def check(files: tuple[Path, ...], as_json: bool) -> None:
     """Check result files: every finding with its reason. Exit status 1 when a file is refused."""
     from bench import commands
     from bench.analyze import show
+    from bench.analyze.table import expand
 
     found = commands.check(files)
-    _print_json(found) if as_json else _print_lines(show.findings(found, [file.name for file in files]))
+    _print_json(found) if as_json else _print_lines(show.findings(found, [str(file) for file in expand(files)]))
     sys.exit(1 if any(finding["level"] == "error" for finding in found) else 0)
 
 
@@ -335,7 +336,7 @@ def _parsed(settings: tuple[str, ...]) -> dict[str, list[str]]:
         name, sign, values = text.partition("=")
         if not sign or not name or not all(values.split(",")):
             raise UserError(f"--set {text}: write NAME=VALUE or NAME=V1,V2, for example --set dtype=float32,bfloat16")
-        found[name] = values.split(",")
+        found.setdefault(name, []).extend(values.split(","))
     return found
 
 

@@ -183,8 +183,9 @@ def check(paths: Paths) -> list[Document]:
     from dataclasses import asdict
 
     from bench.analyze import check as checks
+    from bench.analyze import table as tables
 
-    return [asdict(finding) for path in paths for finding in checks.check(path)]
+    return [asdict(finding) for path in tables.expand(paths) for finding in checks.check(path)]
 
 
 def compare(before: Paths, after: Paths, *, threshold: float | None = None) -> Document:

@@ -21,6 +21,12 @@ def without_paths(text: str) -> str:
     return _PATH.sub(lambda found: os.path.basename(found[0].rstrip("/\\").replace("\\", "/")), text)
 
 
+def private(argument: str) -> str:
+    """An argument of the command line as it may be kept: whatever holds a separator of paths is left out."""
+    option, sign, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    return f"{option}{sign}<path>" if "/" in value or "\\" in value else argument
+
+
 def describe(error: BaseException, limit: int = 300) -> str:
     """One line for a record: the kind of error and its message, without paths, at most `limit` characters."""
     message = " ".join(without_paths(str(error)).split())

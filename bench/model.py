@@ -196,35 +196,41 @@ def names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
-def find(name_or_path: str) -> Model:
-    """The model of that name in the catalog, or the one in that .toml file or config.json. Raises UserError."""
-    if name_or_path.endswith(".toml"):
-        return load(Path(name_or_path))
-    if name_or_path.endswith(".json"):
-        return _load_config(Path(name_or_path))
-    if name_or_path in names():
-        return load(_FOLDER / f"{name_or_path}.toml")
+def find(name: str) -> Model:
+    """The model of that name: of the catalog, or of a file that was adopted. Raises UserError with the near misses.
+
+    A name comes from a stranger's file too, so no path is ever opened here.
+    """
+    if name in names():
+        return load(_FOLDER / f"{name}.toml")
     for path in _adopted():
-        if (model := find(path)).name == name_or_path:
+        if (model := read(path)).name == name:
             return model
     raise UserError(
-        f"no model is named '{name_or_path:.80}'{_near(name_or_path, names())}: "
+        f"no model is named '{name:.80}'{_near(name, names())}: "
         "`accelmark list models` shows all, and a .toml file or a config.json will do as well"
     )
 
 
 def adopt(name_or_path: str) -> str:
-    """The name under which `find` knows this model from now on, in this process and in those it starts.
+    """The name under which `find` knows a model, or that of a .toml file or a config.json, from now on.
 
-    Cases and result files carry names and no paths. Raises UserError for a file named like one of the catalog.
+    It holds in this process and in those that it starts. Cases and result files carry names and no paths. Raises
+    UserError for a file that is wrong, or named like one of the catalog.
     """
-    model = find(name_or_path)
-    if name_or_path.endswith((".toml", ".json")):
-        if model.name in names():
-            raise UserError(f"{Path(name_or_path).name}: the catalog has a {model.name} already, rename the file")
-        path = os.path.abspath(name_or_path)
-        os.environ[_ADOPTED] = os.pathsep.join(dict.fromkeys([*_adopted(), path]))
+    if not name_or_path.endswith((".toml", ".json")):
+        return find(name_or_path).name
+    path = os.path.abspath(name_or_path)
+    model = read(path)
+    if model.name in names():
+        raise UserError(f"{Path(name_or_path).name}: the catalog has a {model.name} already, rename the file")
+    os.environ[_ADOPTED] = os.pathsep.join(dict.fromkeys([*_adopted(), path]))
     return model.name
+
+
+def read(path: str) -> Model:
+    """The model in a .toml file or a config.json. Raises UserError."""
+    return _load_config(Path(path)) if path.endswith(".json") else load(Path(path))
 
 
 def load(path: Path) -> Model:

@@ -186,3 +186,20 @@ def test_a_finding_says_where(build: Any, tmp_path: Path) -> None:
         "message": "matmul m=64 n=64 k=64 dtype=float32: a step took no time, or more than days",
     }
     assert record.read(tmp_path / "x.jsonl").records[0].valid is False
+
+
+def test_a_strangers_model_is_a_name_and_never_a_path(build: Any, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.toml"
+    secret.write_text("hidden_size = 1")
+    one = build.record(workload="decode", params={"model": str(secret), "batch": 1, "context": 8, "dtype": "float32"})
+    found = check(build.write(tmp_path / "x.jsonl", build.file([one])))
+    assert any("no model is named" in finding.message for finding in found)
+
+
+def test_a_round_stands_in_a_file_once_and_lies_in_its_session(build: Any, tmp_path: Path) -> None:
+    found = check(
+        build.write(tmp_path / "x.jsonl", build.file([build.record(), build.record(), build.record(round=99)]))
+    )
+    messages = [finding.message for finding in found if finding.level == "error"]
+    assert any("a second record of round 0" in message for message in messages)
+    assert any("round 99 of" in message for message in messages)

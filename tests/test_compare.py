@@ -244,7 +244,7 @@ def identity(field: str, value: str) -> Any:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda one: replace(one, version=2), "matmul version 1 and 2"),
+        (lambda one: replace(one, version=2), "matmul version: 1 and 2"),
         (identity("dtype", "float16"), "dtype: float32 and float16"),
         (identity("data", "zeros"), "data: normal and zeros"),
         (identity("cache", "warm"), "cache: cold_rotate and warm"),
@@ -272,20 +272,20 @@ def test_modes_of_launching_are_different_cases(side: Any) -> None:
 def test_two_methods_of_measuring_are_not_comparable(build: Any) -> None:
     harness = replace(build.session().harness, method=99)
     row = only(build.file([build.record()]), build.file([build.record()], id="b" * 16, harness=harness))
-    assert (row.verdict, row.reason) == ("not comparable", f"method {record.METHOD} and 99")
+    assert (row.verdict, row.reason) == ("not comparable", f"method: {record.METHOD} and 99")
 
 
 def test_two_power_limits_are_not_comparable(build: Any) -> None:
     device = build.session().devices[0]
     capped = replace(device, readings={**device.readings, "power_limit_w": 350.0})
     row = only(build.file([build.record()]), build.file([build.record()], id="b" * 16, devices=[capped]))
-    assert (row.verdict, row.reason) == ("not comparable", "power limit: 700.0 W and 350.0 W")
+    assert (row.verdict, row.reason) == ("not comparable", "power limit: 700.0 and 350.0")
 
 
 def test_rounds_of_one_side_in_two_modes_are_not_comparable(build: Any) -> None:
     mixed = [build.record(), identity("cache", "warm")(build.record(round=1))]
     row = only(build.file(mixed), build.file([build.record()], id="b" * 16))
-    assert row.reason == "the rounds of one side were measured in different modes"
+    assert row.reason == "one side has different versions, modes or power limits in it"
 
 
 @pytest.mark.parametrize("status", ["oom", "timeout", "crash", "unsupported", "skipped", "waived"])

@@ -16,9 +16,7 @@ from bench.record import Protocol, Speeds
 from bench.workload import Scalar, Workload
 
 
-def speeds(
-    float32: float, bytes_per_s: float, free_bytes: float, launch_s: float = 2e-6, **narrow: float
-) -> Speeds:
+def speeds(float32: float, bytes_per_s: float, free_bytes: float, launch_s: float = 2e-6, **narrow: float) -> Speeds:
     rates = {"float32": float32, **narrow}
     return Speeds(flops_per_s=rates, bytes_per_s=bytes_per_s, free_bytes=int(free_bytes), launch_s=launch_s)
 
@@ -31,7 +29,12 @@ MACHINES = {
 START_S = {"laptop": 3.0, "two cores": 3.0, "H200": 10.0}
 SUITES = sorted(plan.suites())
 # Seconds that a suite promises.
-PROMISED_S = {("quick", "two cores"): 90, ("quick", "H200"): 90, ("standard", "H200"): 12 * 60, ("full", "H200"): 4 * 3600}
+PROMISED_S = {
+    ("quick", "two cores"): 90,
+    ("quick", "H200"): 90,
+    ("standard", "H200"): 12 * 60,
+    ("full", "H200"): 4 * 3600,
+}
 BOTH = pytest.mark.parametrize(("suite", "machine"), list(itertools.product(SUITES, MACHINES)))
 
 
@@ -105,9 +108,7 @@ def test_entries_say_how_they_are_fitted(suite: str) -> None:
 
 def test_equal_machines_get_equal_plans_and_larger_ones_no_smaller_cases() -> None:
     assert labels(made("H200", suite="standard")) == labels(made("H200", suite="standard"))
-    largest = {
-        machine: max(case.cost().flops for case in cases(made(machine, "matmul"))) for machine in MACHINES
-    }
+    largest = {machine: max(case.cost().flops for case in cases(made(machine, "matmul"))) for machine in MACHINES}
     assert largest["laptop"] < largest["two cores"] < largest["H200"]
 
 
@@ -124,7 +125,11 @@ def test_a_suite_must_exist_and_be_as_described(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match="no suite is named"):
         plan.load_suite("../suites/quick")
     monkeypatch.setattr(plan, "_SUITES", tmp_path)
-    for text in ("summary = 1", "not toml", 'summary = "x"\nrounds = 1\ntimeout_s = 1\ncases = []\n[protocols]\n[extra]'):
+    for text in (
+        "summary = 1",
+        "not toml",
+        'summary = "x"\nrounds = 1\ntimeout_s = 1\ncases = []\n[protocols]\n[extra]',
+    ):
         (tmp_path / "broken.toml").write_text(text)
         with pytest.raises(UserError, match=r"^broken\.toml: "):
             plan.load_suite("broken")
@@ -310,7 +315,9 @@ def test_a_model_replaces_those_of_the_rungs() -> None:
 
 def test_a_model_with_few_positions_gets_the_lengths_that_it_knows() -> None:
     planned = made("H200", suite="standard", model="gpt2-124m")
-    lengths = [case.params().get("seq", case.params().get("prompt")) for case in cases(planned) if case.scale == "macro"]
+    lengths = [
+        case.params().get("seq", case.params().get("prompt")) for case in cases(planned) if case.scale == "macro"
+    ]
     assert lengths and all(length is None or int(length) <= 1024 for length in lengths)
     with pytest.raises(UserError, match="1024 positions"):
         made("H200", "prefill", model="gpt2-124m", settings={"prompt": ["2048"]})
@@ -332,7 +339,10 @@ def test_a_model_from_a_file_goes_by_its_name(tmp_path: Path, monkeypatch: pytes
     [
         (Request(workloads=("matmull",)), "did you mean matmul"),
         (Request(suite="huge"), "no suite is named 'huge'"),
-        (Request(workloads=("matmul",), settings={"colour": ["red"]}), "no workload of this run has a parameter 'colour'"),
+        (
+            Request(workloads=("matmul",), settings={"colour": ["red"]}),
+            "no workload of this run has a parameter 'colour'",
+        ),
         (Request(workloads=("matmul",), model="tiny"), "no workload of this run has a parameter 'model'"),
         (Request(workloads=("decode",), model="llama-9"), "no model is named 'llama-9'"),
         (Request(workloads=("matmul",), settings={"m": ["many"]}), "m=many: matmul needs int there"),

@@ -16,7 +16,9 @@ BLOCKS = re.findall(r"```\w*\n(.*?)```", README, re.S)
 LINES = [
     re.split(r"\s{2,}|\s*\)$", found[0])[0]
     for block in BLOCKS
-    for found in re.finditer(r"(?:scripts/)?accelmark (?:run|show|check|table|compare|devices|list|selfcheck)\b.*", block)
+    for found in re.finditer(
+        r"(?:scripts/)?accelmark (?:run|show|check|table|compare|devices|list|selfcheck)\b.*", block
+    )
 ]
 
 

@@ -143,7 +143,7 @@ class Corrupted(TorchDispatchMode):
         super().__init__()
         self.spoil = spoil
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: N807
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = func(*args, **(kwargs or {}))
         every = results if isinstance(results, tuple | list) else [results]
         for result, form in zip(every, func._schema.returns, strict=False):

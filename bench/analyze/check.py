@@ -25,12 +25,13 @@ class Finding:
 
 def check(path: str | os.PathLike[str]) -> list[Finding]:
     """Everything found in the file at `path`; empty for one that is whole and sound."""
-    name = plain(Path(path).name)
+    name = plain(os.fspath(path))
     try:
         file = record.read(path)
     except BadFile as error:
-        return [Finding(file=name, line=None, level="error", message=plain(str(error), 500))]
-    found = [*_session(name, file)]
+        message = plain(str(error).removeprefix(f"{Path(path).name}: "), 500)
+        return [Finding(file=name, line=None, level="error", message=message)]
+    found = [*_session(name, file), *_places(name, file)]
     for number, one in enumerate(file.records, start=2):
         found += [
             Finding(file=name, line=number, level=level, message=plain(message, 500)) for level, message in _record(one)
@@ -53,6 +54,21 @@ def _session(name: str, file: ResultFile) -> list[Finding]:
             f"{missing} of {len(planned) * session.rounds} planned records are missing: continue with --resume"
         )
     return [Finding(file=name, line=None, level="note", message=note) for note in notes]
+
+
+def _places(name: str, file: ResultFile) -> list[Finding]:
+    """Each case, launch mode and round once, and no round that the session does not have."""
+    found, seen = [], set()
+    for number, one in enumerate(file.records, start=2):
+        place = (label(one.workload, one.params), one.device, one.round, one.identity.launch)
+        if place in seen:
+            say = f"{plain(place[0])}: a second record of round {one.round}"
+            found.append(Finding(file=name, line=number, level="error", message=say))
+        if one.round >= file.session.rounds:
+            say = f"{plain(place[0])}: round {one.round} of {file.session.rounds}, counted from 0"
+            found.append(Finding(file=name, line=number, level="error", message=say))
+        seen.add(place)
+    return found
 
 
 def _record(one: Record) -> list[tuple[Literal["error", "note"], str]]:

@@ -10,6 +10,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
 
 from bench import stats
 from bench.analyze.summary import Summary, summarize
@@ -21,8 +24,10 @@ from bench.record import Record, ResultFile, Session
 SITTING_SD = {"cpu": 0.015}
 SITTING_SD_ELSEWHERE = 0.01
 SITTING_DF = 30
-# From this many cases on, the cases themselves show the drift: what most of them share is the machine's.
+# From this many cases on, the cases themselves show the drift: what most of them share is taken for the machine's, up
+# to so many times the least. A change of everything beyond that is nobody's drift.
 CASES_THAT_SHOW_DRIFT = 5
+LARGEST_DRIFT = 4.0
 # Differences smaller than this do not matter to anybody.
 THRESHOLD = 0.02
 # A single round on a side says nothing of how rounds differ; this is assumed then.
@@ -55,10 +60,14 @@ class Compared:
     only_before: list[str]
     only_after: list[str]
     differences: list[str]  # of the two sides' environments
+    typical_change: float | None  # median of |ratio - 1| over the cases; None with few cases
 
     def count(self, verdict: str) -> int:
         """How many rows have this verdict."""
         return sum(row.verdict == verdict for row in self.rows)
+
+
+_Place = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,10 @@ class _Side:
         return sorted((record for one in self.summaries for record in one.valid), key=lambda record: record.started)
 
     @property
+    def vendor(self) -> str:
+        return self.summaries[0].session.devices[self.summaries[0].first.device].vendor
+
+    @property
     def launches_s(self) -> list[float]:
         return [stats.median(record.samples_s) for record in self.records]
 
@@ -81,43 +94,51 @@ def compare(before: Sequence[ResultFile], after: Sequence[ResultFile], *, thresh
     sides = [_by_case(summarize(files)) for files in (before, after)]
     common = [case for case in sides[0] if case in sides[1]]
     pairs = [(sides[0][case], sides[1][case]) for case in common]
-    drift = _drift(pairs)
-    rows = _without_false_discoveries([_compared(*pair, drift, threshold) for pair in pairs])
+    typical = _typical_change(pairs)
+    rows = _without_false_discoveries([_compared(*pair, typical or 0.0, threshold) for pair in pairs])
     return Compared(
         rows=rows,
         only_before=[_name(case) for case in sides[0] if case not in sides[1]],
         only_after=[_name(case) for case in sides[1] if case not in sides[0]],
         differences=_differences([file.session for file in before], [file.session for file in after]),
+        typical_change=None if typical is None else math.expm1(typical),
     )
 
 
-def _by_case(summaries: list[Summary]) -> dict[tuple[str, str], _Side]:
-    """Cases by name and device; several files of one side are more rounds of the same."""
-    cases: dict[tuple[str, str], _Side] = {}
+def _by_case(summaries: list[Summary]) -> dict[_Place, _Side]:
+    """Cases by name, device and its number; several files of one side are more rounds of the same."""
+    cases: dict[_Place, _Side] = {}
     for one in summaries:
-        cases.setdefault((one.case, one.device), _Side([])).summaries.append(one)
+        cases.setdefault((one.case, one.device, one.first.device), _Side([])).summaries.append(one)
     return cases
 
 
-def _name(case: tuple[str, str]) -> str:
-    return f"{case[0]} on {case[1]}"
+def _name(place: _Place) -> str:
+    return f"{place[0]} on {place[1]}"
 
 
-def _drift(pairs: Sequence[tuple[_Side, _Side]]) -> float:
-    """Standard deviation of a sitting's effect, as the cases show it: their typical change, whatever its sign.
-
-    The median holds as long as fewer than half of the cases really changed. 1.4826 makes a median absolute deviation a
-    standard deviation (Hampel 1974); a difference has the effects of two sittings in it.
-    """
+def _typical_change(pairs: Sequence[tuple[_Side, _Side]]) -> float | None:
+    """Median over the cases of |logarithm of the ratio|; None where the cases are too few to tell."""
     changes = [
         abs(math.log(stats.median(after.launches_s) / stats.median(before.launches_s)))
         for before, after in pairs
         if before.launches_s and after.launches_s and not _incomparable(before, after)
     ]
-    return stats.MAD_TO_SD * stats.median(changes) / math.sqrt(2) if len(changes) >= CASES_THAT_SHOW_DRIFT else 0.0
+    return stats.median(changes) if len(changes) >= CASES_THAT_SHOW_DRIFT else None
 
 
-def _compared(before: _Side, after: _Side, drift: float, threshold: float) -> Comparison:
+def _sitting_variance(vendor: str, typical_change: float) -> float:
+    """Variance that two sittings bring into the logarithm of a ratio.
+
+    At least the assumed one, and more where the cases show more: their typical change holds as a measure of drift as
+    long as fewer than half of them really changed. 1.4826 makes a median absolute deviation a standard deviation
+    (Hampel 1974), which of a difference covers both sittings.
+    """
+    least = math.sqrt(2) * SITTING_SD.get(vendor, SITTING_SD_ELSEWHERE)
+    return min(max(least, stats.MAD_TO_SD * typical_change), LARGEST_DRIFT * least) ** 2
+
+
+def _compared(before: _Side, after: _Side, typical_change: float, threshold: float) -> Comparison:
     first = before.summaries[0]
 
     def refused(reason: str) -> Comparison:
@@ -130,12 +151,11 @@ def _compared(before: _Side, after: _Side, drift: float, threshold: float) -> Co
     if reason := _incomparable(before, after):
         return refused(reason)
     interleaved = _interleaved(before.records, after.records)
-    ratio = _ratio(before, after, drift, interleaved)
+    ratio = _ratio(before, after, typical_change, interleaved)
     assert ratio is not None
-    flags = {flag for side in (before, after) for record in side.records for flag in record.flags}
     found, reason = stats.verdict(ratio, threshold), ""
-    if found in {"faster", "slower"} and "below_timer_floor" in flags:
-        found, reason = "inconclusive", "samples are too short for the clock"
+    if doubt := found in {"faster", "slower"} and _doubt(before, after):
+        found, reason = "inconclusive", doubt
     return Comparison(
         case=first.case,
         device=first.device,
@@ -153,24 +173,35 @@ def _compared(before: _Side, after: _Side, drift: float, threshold: float) -> Co
 
 def _incomparable(before: _Side, after: _Side) -> str:
     """The first thing that must be equal and is not, or nothing."""
-    one, other = before.summaries[0], after.summaries[0]
-    if one.session.harness.method != other.session.harness.method:
-        return f"method {one.session.harness.method} and {other.session.harness.method}"
-    if one.first.version != other.first.version:
-        return f"{one.first.workload} version {one.first.version} and {other.first.version}"
+    conditions = [[_conditions(one) for one in side.summaries if one.valid] for side in (before, after)]
+    for side in conditions:
+        if any(one != side[0] for one in side):
+            return "one side has different versions, modes or power limits in it"
+    for name, value in conditions[0][0].items():
+        if value != conditions[1][0][name]:
+            return f"{name}: {value} and {conditions[1][0][name]}"
+    return ""
+
+
+def _conditions(summary: Summary) -> dict[str, Any]:
+    """What must be equal for two times to be compared."""
+    record, facts = summary.valid[0], summary.session.devices[summary.first.device]
+    return {
+        "method": summary.session.harness.method,
+        f"{record.workload} version": record.version,
+        **msgspec.structs.asdict(record.identity),
+        "power limit": facts.readings.get("power_limit_w"),
+    }
+
+
+def _doubt(before: _Side, after: _Side) -> str:
+    """Why a difference that the numbers show is not to be believed, or nothing."""
     for side in (before, after):
-        if len({record.key() for record in side.records}) > 1:
-            return "the rounds of one side were measured in different modes"
-    mine, theirs = before.records[0].identity, after.records[0].identity
-    for field in mine.__struct_fields__:
-        if getattr(mine, field) != getattr(theirs, field):
-            return f"{field}: {getattr(mine, field)} and {getattr(theirs, field)}"
-    limits = [
-        side.summaries[0].session.devices[side.summaries[0].first.device].readings.get("power_limit_w")
-        for side in (before, after)
-    ]
-    if limits[0] != limits[1]:
-        return f"power limit: {limits[0]} W and {limits[1]} W"
+        flags = [record.flags for record in side.records]
+        if any("below_timer_floor" in one for one in flags):
+            return "samples are too short for the clock"
+        if side.vendor == "cpu" and 2 * sum("host_noisy" in one for one in flags) >= len(flags):
+            return "other programs kept the host busy"
     return ""
 
 
@@ -183,11 +214,10 @@ def _interleaved(before: list[Record], after: list[Record]) -> bool:
     return turns >= len(before)
 
 
-def _ratio(before: _Side, after: _Side, drift: float, interleaved: bool) -> stats.Ratio | None:
+def _ratio(before: _Side, after: _Side, typical_change: float, interleaved: bool) -> stats.Ratio | None:
     if interleaved:
         return stats.paired_ratio(before.launches_s, after.launches_s)
-    vendor = before.summaries[0].session.devices[before.summaries[0].first.device].vendor
-    sitting_variance = 2 * max(drift, SITTING_SD.get(vendor, SITTING_SD_ELSEWHERE)) ** 2
+    sitting_variance = _sitting_variance(before.vendor, typical_change)
     # One round alone shows no spread of its own: it brings the assumed one.
     single = sum(LAUNCH_SD**2 for side in (before, after) if len(side.launches_s) == 1)
     return stats.welch_ratio(

@@ -131,10 +131,12 @@ def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
     lines = [f"only before: {plain(case)}" for case in document["only_before"]]
     lines += [f"only after: {plain(case)}" for case in document["only_after"]]
     lines += [f"also differs: {plain(difference)}" for difference in document["differences"]]
-    if any(row["verdict"] not in {"not comparable"} and not row["interleaved"] for row in rows):
+    if any(row["verdict"] != "not comparable" and not row["interleaved"] for row in rows):
+        typical = document["typical_change"]
+        shared = f", which may be most of the typical change of {units.percent(typical)}" if typical else ""
         lines.append(
-            "the sides did not take turns: intervals include the drift between sittings; "
-            "run them alternately, several times each, for narrower ones"
+            f"the sides did not take turns: intervals include the machine's drift between sittings{shared}; "
+            "run them alternately, several times each, to see smaller differences"
         )
     header = ["case", "before", "after", "time ratio", "95 % interval", "rounds", "verdict"]
     return [tabulate(header, body, style), "", *_styled(lines, style)]

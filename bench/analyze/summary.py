@@ -83,8 +83,8 @@ class Summary:
         if work.launches:
             return work.launches / step_s, "launch/s"
         if work.tokens:
-            samples = [sample for record in self.valid for sample in record.samples_s]
-            return work.tokens * len(samples) / math.fsum(samples), "tok/s"
+            steps = sum(len(record.samples_s) * _repeats(record) for record in self.valid)
+            return work.tokens * steps / math.fsum(math.fsum(r.samples_s) * _repeats(r) for r in self.valid), "tok/s"
         if work.gemm_flops or work.attention_flops:
             return work.cost().flops / step_s, "FLOP/s"
         return work.bytes / step_s, "B/s"
@@ -201,6 +201,11 @@ def _merged(
         for place, parts in merged.items()
         for records in parts
     ]
+
+
+def _repeats(record: Record) -> int:
+    """Steps in one sample."""
+    return record.timing.repeats if record.timing else 1
 
 
 def _share(summary: Summary, flops_per_s: float | None, bytes_per_s: float | None) -> float | None:

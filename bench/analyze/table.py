@@ -21,13 +21,20 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def files(paths: Iterable[str | os.PathLike[str]]) -> list[ResultFile]:
-    """The result files at `paths`; a folder stands for every .jsonl below it. Raises UserError when there are none."""
+    """The result files at `paths`; a folder stands for every .jsonl below it. Raises UserError, as `expand` does."""
+    return [record.read(path) for path in expand(paths)]
+
+
+def expand(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Files as they are, and every .jsonl below a folder. Raises UserError when that comes to nothing."""
     found: list[Path] = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file or folder")
         found += sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     if not found:
         raise UserError(f"no result files in {', '.join(map(str, paths)) or 'nothing'}: `accelmark run` makes one")
-    return [record.read(path) for path in found]
+    return found
 
 
 def rows(read: Iterable[ResultFile], where: str = "") -> list[Row]:
@@ -80,11 +87,11 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
 
 
 def pivot(made: list[Row], by: str) -> tuple[list[str], list[list[Any]]]:
-    """Cases down, values of field `by` across, rows in the cells: the table that people compare machines with."""
+    """Cases down, values of field `by` across, rows in the cells; of several runs in one cell the latest."""
     _check_field(by, made)
     columns = list(dict.fromkeys(str(one.get(by)) for one in made))
     cells: dict[str, dict[str, Row]] = {}
-    for one in made:
+    for one in sorted(made, key=lambda one: str(one["started"])):
         name = one["case"] if by not in one["case"] else re.sub(rf" {re.escape(by)}=\S+", "", one["case"])
         cells.setdefault(name, {})[str(one.get(by))] = one
     return columns, [[name, *(found.get(column) for column in columns)] for name, found in cells.items()]
@@ -119,9 +126,11 @@ def _filter(where: str, made: list[Row]) -> Callable[[Row], bool]:
 
 def _holds(one: Row, field: str, sign: str, text: str) -> bool:
     value = one.get(field)
+    if isinstance(value, list) and sign in {"=", "!="}:
+        return (text in value) == (sign == "=")
     if sign == "~":
         return text.lower() in str(value).lower()
-    if isinstance(value, bool | list | str) or value is None:
+    if isinstance(value, bool | str | list) or value is None:
         return _OPERATORS[sign](str(value), text) if sign in {"=", "!="} else False
     try:
         return _OPERATORS[sign](value, float(text))

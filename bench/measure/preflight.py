@@ -44,7 +44,7 @@ def _host(host: Host) -> Iterator[Finding]:
     if swap.used > 0.1 * memory.total:
         yield Finding(code="swapping", message=f"{units.gibibytes(swap.used)} is swapped out: memory is short")
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    if battery is not None and not battery.power_plugged:
+    if battery is not None and battery.power_plugged is False:  # None: it cannot tell
         yield Finding(code="battery", message="running on battery: clocks are held down; plug it in")
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from bench import record, workload
 from bench.device import Absence
-from bench.errors import UserError, without_paths
+from bench.errors import UserError, private
 from bench.measure import environment, plan, preflight, worker
 from bench.measure.journal import Journal
 from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess
@@ -119,7 +119,7 @@ def new_session(laboratory: Laboratory, planned: plan.Plan, *, seed: int, argv: 
         id=secrets.token_hex(8),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         harness=environment.harness(),
-        argv=[without_paths(argument) for argument in argv],
+        argv=[private(argument) for argument in argv],
         seed=seed,
         rounds=planned.rounds,
         suite=planned.suite,

@@ -1,0 +1,510 @@
+"""Runs that go wrong in every way there is: whatever happens becomes a record, and nothing measured is lost."""
+
+import contextlib
+import getpass
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from bench import device as devices
+from bench import record, workload
+from bench.device.cpu import Cpu
+from bench.errors import UserError
+from bench.measure import environment, plan, runner
+from bench.measure.journal import Journal
+from bench.measure.progress import Terminal
+from bench.record import Protocol, Record, Speeds
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+BRIEF = Protocol(
+    settle_s=0.0, min_samples=3, min_time_s=0.0, max_time_s=0.05, max_samples=5, half_width=1.0, sample_s=1e-5,
+    settle_steps=1,
+)  # fmt: skip
+# Generous: an answer takes milliseconds, but the machine may be busy and a worker imports torch first.
+PATIENCE_S = 60.0
+Case = tuple[str, dict[str, Any]]
+
+
+class Recorder:
+    """Progress as a list."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.shown: list[Record] = []
+
+    def note(self, text: str) -> None:
+        pass
+
+    def begin(self, case: str, round_index: int, rounds: int, left_s: float) -> None:
+        self.begun.append(case)
+
+    def done(self, measured: Record) -> None:
+        self.shown.append(measured)
+
+
+def laboratory(spec: str) -> runner.Laboratory:
+    """What `runner.look` would find, without a worker that looks and probes."""
+    found = devices.find(spec)
+    return runner.Laboratory(
+        specs=[device.spec for device in found],
+        devices=[environment.device_facts(device) for device in found],
+        speeds=[Speeds(flops_per_s={"float32": 1e11}, bytes_per_s=1e10, free_bytes=1 << 33, launch_s=2e-6)],
+        absences={},
+        host=environment.host(1),
+        software=environment.software(),
+        findings=[],
+        start_s=1.0,
+    )
+
+
+def planned(cases: Sequence[Case], rounds: int = 1, timeout_s: float = PATIENCE_S) -> plan.Plan:
+    protocols = {"micro": BRIEF, "macro": BRIEF}
+    speeds = Speeds(flops_per_s={"float32": 1e11}, bytes_per_s=1e10, free_bytes=1 << 33, launch_s=2e-6)
+    return plan.Plan(
+        suite="own",
+        rounds=rounds,
+        timeout_s=timeout_s,
+        protocols=protocols,
+        cases=[plan.planned_case(workload.case(name, params), 0, speeds, protocols) for name, params in cases],
+        start_s=1.0,
+    )
+
+
+def carry_out(
+    spec: str, the_plan: plan.Plan, path: Path, progress: runner.Progress | None = None, seed: int = 0
+) -> runner.Outcome:
+    lab = laboratory(spec)
+    session = runner.new_session(lab, the_plan, seed=seed, argv=["a test"])
+    return runner.carry_out(lab, the_plan, session, path, progress or Recorder())
+
+
+def copies(count: int) -> list[Case]:
+    """Cases that are over at once."""
+    return [("memory_copy", {"num_bytes": 4096 * (i + 1), "dtype": "float32"}) for i in range(count)]
+
+
+def place(one: Record) -> tuple[str, int, int, str]:
+    return workload.label(one.workload, one.params), one.device, one.round, one.identity.launch
+
+
+def places(path: Path) -> list[tuple[str, int, int, str]]:
+    return [place(one) for one in record.read(path).records]
+
+
+def workers(of: int) -> list[psutil.Process]:
+    """Living worker processes of a process."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(of).children():
+            with contextlib.suppress(psutil.Error):
+                if "bench.measure.worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+    return found
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+
+
+# Workloads that misbehave
+
+HOWS = [
+    "not", "unsupported", "prints", "wrong", "nan", "infinite", "check raises", "raises", "out of memory", "allocates",
+    "exits", "exits politely", "kills itself", "aborts", "segfaults", "hangs", "leaves a child",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def misbehaved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[runner.Outcome, dict[str, Record]]]:
+    """One round of everything that can go wrong."""
+    path = tmp_path_factory.mktemp("misbehaved") / "run.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELMARK_WORKLOADS", str(HERE / "workloads"))
+        cases: list[Case] = [("misbehave", {"how": how, "dtype": "float32"}) for how in HOWS]
+        outcome = carry_out("cpu", planned(cases, timeout_s=15.0), path)
+        yield outcome, {str(one.params["how"]): one for one in record.read(path).records}
+
+
+@pytest.mark.slow
+def test_every_case_has_its_record_whatever_the_others_did(misbehaved: Any) -> None:
+    outcome, records = misbehaved
+    assert sorted(records) == sorted(HOWS) and len(outcome.records) == len(HOWS)
+    assert not outcome.interrupted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "status", "reason"),
+    [
+        ("unsupported", "unsupported", "refuses"),
+        ("raises", "crash", r"^ValueError: cannot read weights.bin or anything else$"),
+        ("check raises", "crash", r"^ArithmeticError: no reference$"),
+        ("out of memory", "oom", r"^OutOfMemoryError: CUDA out of memory"),
+        ("allocates", "oom", "not enough memory"),
+        ("exits", "crash", r"ended with exit status 3: fatal: driver.so is gone$"),
+        ("exits politely", "crash", "ended with exit status 4"),
+        ("kills itself", "crash", "ended with signal SIGKILL, as the kernel sends when memory is short"),
+        ("aborts", "crash", "ended with signal SIGABRT"),
+        ("segfaults", "crash", "ended with signal SIGSEGV"),
+        ("hangs", "timeout", "no answer within 15 s"),
+    ],
+)
+def test_what_went_wrong_is_named(misbehaved: Any, how: str, status: str, reason: str) -> None:
+    _, records = misbehaved
+    one = records[how]
+    assert one.status == status
+    assert one.reason and re.search(reason, one.reason) and "\n" not in one.reason
+    assert not one.samples_s and one.timing is None and one.reasons["timing"] == one.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["not", "prints", "leaves a child"])
+def test_what_only_looks_wrong_is_measured(misbehaved: Any, how: str) -> None:
+    _, records = misbehaved
+    assert records[how].status == "ok" and records[how].valid and records[how].samples_s
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["wrong", "nan", "infinite"])
+def test_a_wrong_output_is_flagged_and_counts_as_failed(misbehaved: Any, how: str) -> None:
+    outcome, records = misbehaved
+    assert records[how].status == "ok" and "bad_output" in records[how].flags and not records[how].valid
+    assert how in {one.params["how"] for one in outcome.failed}
+
+
+@pytest.mark.slow
+def test_what_a_device_cannot_do_is_no_failure(misbehaved: Any) -> None:
+    outcome, _ = misbehaved
+    fine = {"not", "prints", "leaves a child", "unsupported"}
+    assert {one.params["how"] for one in outcome.failed} == set(HOWS) - fine
+
+
+@pytest.mark.slow
+def test_no_process_is_left_behind(misbehaved: Any) -> None:
+    assert not workers(os.getpid())
+    left = [one for one in psutil.process_iter(["cmdline"]) if "98765.4321" in (one.info["cmdline"] or [])]
+    assert not left
+
+
+def test_a_device_that_tells_no_free_memory_is_probed_all_the_same() -> None:
+    """As torch before 2.9 does on every accelerator, and MPS still."""
+    from bench.measure import worker
+
+    class Silent(Cpu):
+        def _memory_info(self) -> tuple[None, None]:
+            return None, None
+
+    class Small(Cpu):
+        def _memory_info(self) -> tuple[int, int]:
+            return 8 * 1_000_003, 8 * 1_000_003
+
+        def supports(self, dtype: str) -> bool:
+            return dtype == "float32"
+
+    for kind in (Silent, Small):
+        speeds = worker._speeds(kind(vendor="cpu", index=0, name="a CPU", backend="cpu"))
+        assert speeds.free_bytes > 0 and speeds.bytes_per_s > 0 and speeds.flops_per_s["float32"] > 0
+
+
+# The order of cases
+
+
+def test_the_order_differs_between_rounds_and_follows_the_seed(tmp_path: Path) -> None:
+    the_plan = planned(copies(12), rounds=3)
+    orders: dict[str, list[str]] = {}
+    for name, seed in (("one", 7), ("again", 7), ("other", 8)):
+        progress = Recorder()
+        carry_out("virtual", the_plan, tmp_path / f"{name}.jsonl", progress, seed=seed)
+        orders[name] = progress.begun
+    rounds = [orders["one"][i : i + 12] for i in (0, 12, 24)]
+    assert all(sorted(order) == sorted(rounds[0]) for order in rounds)
+    assert rounds[0] != rounds[1] != rounds[2] != rounds[0]
+    assert orders["one"] == orders["again"] != orders["other"]
+
+
+def test_cases_that_a_budget_left_out_have_records(tmp_path: Path) -> None:
+    the_plan = plan.fit(planned(copies(20), rounds=2), 4.0)
+    assert the_plan.skipped
+    outcome = carry_out("virtual", the_plan, tmp_path / "run.jsonl")
+    skipped = [one for one in record.read(outcome.path).records if one.status == "skipped"]
+    assert len(skipped) == len(the_plan.skipped) and not outcome.failed
+    assert {one.reason for one in skipped} == {"left out to fit into 4 s"}
+
+
+# The parent is killed
+
+
+def measure_for_long(path: str, seed: int) -> None:
+    """What the killed processes run: many brief cases, each shown when it is in the file."""
+    cases = [*copies(8), ("launch_overhead", {"num_launches": 20, "dtype": "float32"})]
+    carry_out("virtual", planned(cases, rounds=50), Path(path), Terminal(), seed=seed)
+
+
+def started(path: Path, seed: int, errors: Any) -> "subprocess.Popen[bytes]":
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:3]; import test_runner; test_runner.measure_for_long(*sys.argv[3:4], 0)"
+    )
+    command = [sys.executable, "-P", "-c", program, str(ROOT), str(HERE), str(path)]
+    return subprocess.Popen(command, stderr=errors)
+
+
+def shown_as_done(errors: Path) -> set[tuple[str, int, int, str]]:
+    """Places of the records that standard error tells of, whole lines only."""
+    found = set()
+    for line in errors.read_text().split("\n")[:-1]:
+        if match := re.match(r"round (\d+)  (\S+(?: \w+=\S+)+)(?: \[(\w+)\])?  ", line):
+            found.add((match[2], 0, int(match[1]) - 1, match[3] or "eager"))
+    return found
+
+
+def wait_until(true: Any) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_nothing_shown_is_lost_when_the_parent_is_killed(tmp_path: Path) -> None:
+    random_moments = random.Random(20)
+    total = 0
+    for number in range(10):
+        path, errors = tmp_path / f"{number}.jsonl", tmp_path / f"{number}.txt"
+        with errors.open("wb") as stream:
+            process = started(path, number, stream)
+            wait_until(lambda e=errors: len(shown_as_done(e)) >= 1)
+            time.sleep(random_moments.uniform(0, 0.6))
+            orphans = workers(process.pid)
+            process.kill()
+            process.wait()
+        assert_gone(orphans)
+        shown, kept = shown_as_done(errors), places(path)
+        assert shown <= set(kept) and len(kept) == len(set(kept))
+        total += len(shown)
+    assert total >= 10
+
+
+def test_a_resumed_run_measures_what_is_missing_and_nothing_twice(tmp_path: Path) -> None:
+    whole = planned([*copies(5), ("launch_overhead", {"num_launches": 20, "dtype": "float32"})], rounds=2)
+    outcome = carry_out("virtual", whole, tmp_path / "whole.jsonl")
+    everything = sorted(places(outcome.path))
+    assert len(everything) == 2 * 7  # launches are measured twice, eager and as a graph
+    lines = outcome.path.read_bytes().splitlines(keepends=True)
+    lab = laboratory("virtual")
+    # Cut after whole cases and in the middle of a line; between the two records of one case nothing tells them apart.
+    cuts = [n for n in range(1, len(lines)) if b'"launch":"graph"' not in lines[n]]
+    for number, torn in itertools.product(cuts[::3], (b"", b'{"kind":"record","workl')):
+        path = tmp_path / f"cut-{number}-{len(torn)}.jsonl"
+        path.write_bytes(b"".join(lines[:number]) + torn)
+        found = record.read(path)
+        assert found.torn == bool(torn)
+        progress = Recorder()
+        resumed = runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), path, progress)
+        assert sorted(places(path)) == everything
+        assert len(progress.shown) == len(everything) - len(found.records)
+        assert len(resumed.records) == len(everything)
+        assert path.read_bytes().startswith(b"".join(lines[:number]))
+
+
+def test_a_finished_run_is_not_measured_again(tmp_path: Path) -> None:
+    outcome = carry_out("virtual", planned(copies(2)), tmp_path / "run.jsonl")
+    before, lab = outcome.path.read_bytes(), laboratory("virtual")
+    found = record.read(outcome.path)
+    runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), outcome.path, Recorder())
+    assert outcome.path.read_bytes() == before
+
+
+def test_a_run_is_continued_where_it_began(tmp_path: Path) -> None:
+    outcome = carry_out("virtual", planned(copies(2)), tmp_path / "run.jsonl")
+    found, lab = record.read(outcome.path), laboratory("virtual")
+    (facts,) = found.session.devices
+    elsewhere = msgspec.structs.replace(facts, name="Another GPU")
+    another_board = msgspec.structs.replace(facts, uuid_hash="0123456789abcdef")
+    for other in ([elsewhere], [another_board], [facts, facts]):
+        session = msgspec.structs.replace(found.session, devices=other)
+        stranger = msgspec.structs.replace(found, session=session)
+        with pytest.raises(UserError, match=r"run\.jsonl was begun on .*: continue it there"):
+            runner.resume(lab, stranger, runner.plan_of(found.session, lab, 60.0), outcome.path, Recorder())
+    session = msgspec.structs.replace(found.session, software={**found.session.software, "torch": "1.0"})
+    with pytest.raises(UserError, match=r"begun with torch 1\.0"):
+        stranger = msgspec.structs.replace(found, session=session)
+        runner.resume(lab, stranger, runner.plan_of(found.session, lab, 60.0), outcome.path, Recorder())
+
+
+def test_a_file_is_never_written_over(tmp_path: Path) -> None:
+    outcome = carry_out("virtual", planned(copies(1)), tmp_path / "run.jsonl")
+    before = outcome.path.read_bytes()
+    with pytest.raises(UserError, match="exists: choose another name"):
+        carry_out("virtual", planned(copies(1)), outcome.path)
+    assert outcome.path.read_bytes() == before
+
+
+# The worker is killed
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_the_case_it_was_in(tmp_path: Path) -> None:
+    random_moments, over, kills = random.Random(10), threading.Event(), 0
+
+    def kill_now_and_then() -> None:
+        nonlocal kills
+        while kills < 8 and not over.is_set():
+            if alive := workers(os.getpid()):
+                over.wait(random_moments.uniform(0, 2.5))  # while it starts, imports torch, or measures
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    alive[0].kill()
+                    alive[0].wait(10)
+                    kills += 1
+            over.wait(0.01)
+
+    killer = threading.Thread(target=kill_now_and_then)
+    killer.start()
+    try:
+        progress = Recorder()
+        outcome = carry_out("cpu", planned(copies(30), rounds=2), tmp_path / "run.jsonl", progress)
+    finally:
+        over.set()
+        killer.join()
+    assert kills >= 4
+    found = record.read(outcome.path)
+    assert [place(one) for one in found.records] == [place(one) for one in progress.shown]
+    assert len({place(one) for one in found.records}) == len(found.records) == 60
+    crashed = [one for one in found.records if one.status != "ok"]
+    assert len(crashed) <= kills and all("signal SIGKILL" in str(one.reason) for one in crashed)
+    assert crashed and not workers(os.getpid())
+
+
+# The command
+
+
+def environment_of(folder: Path, **more: str) -> dict[str, str]:
+    keep = {key: os.environ[key] for key in ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR") if key in os.environ}
+    own = {"PYTHONPATH": str(ROOT), "ACCELMARK_RESULTS": str(folder / "results"), "HOME": str(folder)}
+    return {**keep, **own, "ACCELMARK_WORKLOADS": str(HERE / "workloads"), **more}
+
+
+def accelmark(folder: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    # -P, as the installed command has it: the working folder is not searched for modules.
+    command = [sys.executable, "-P", "-m", "bench", *arguments]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment_of(folder, **more),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_no_name_of_a_person_machine_or_folder_gets_into_a_file(tmp_path: Path) -> None:
+    """And a torch.py in the working folder does not stand in for torch."""
+    person = "qzxwvutsr"
+    folder = tmp_path / person / "work"
+    (folder / "out").mkdir(parents=True)
+    for module in ("torch.py", "types.py", "bench.py", "random.py"):
+        (folder / module).write_text("raise SystemExit('the wrong module')")
+    ran = accelmark(
+        folder, "run", "misbehave", "--set", "how=not,raises,exits", "--suite", "quick", "--rounds", "1",
+        "--device", "cpu", "--out", f"{folder}/out/run.jsonl", "--json",
+        USER=person, LOGNAME=person, HOSTNAME=person, CUBLAS_WORKSPACE_CONFIG=f"/home/{person}/x",
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stderr
+    assert json.loads(ran.stdout)["failed"] == 2
+    text = (folder / "out" / "run.jsonl").read_text()
+    assert sorted(one.status for one in record.read(folder / "out" / "run.jsonl").records) == ["crash", "crash", "ok"]
+    for name in (person, str(tmp_path), str(ROOT), str(Path.home()) + "/", sys.prefix):
+        assert name not in text
+    for name in (socket.gethostname(), getpass.getuser()):
+        assert not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)
+    assert "/" not in "".join(record.read(folder / "out" / "run.jsonl").session.argv)
+
+
+@pytest.mark.slow
+def test_what_a_device_cannot_do_exits_with_zero(tmp_path: Path) -> None:
+    ran = accelmark(
+        tmp_path, "run", "misbehave", "--set", "how=unsupported", "--suite", "quick", "--rounds", "1", "--device", "cpu",
+        "--out", "run.jsonl",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert [one.status for one in record.read(tmp_path / "run.jsonl").records] == ["unsupported"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_keeps_everything_and_can_be_continued(tmp_path: Path, number: signal.Signals) -> None:
+    path, errors = tmp_path / "run.jsonl", tmp_path / "errors.txt"
+    arguments = [
+        "memory_copy",
+        "launch_overhead",
+        "rms_norm",
+        "--device",
+        "virtual",
+        "--suite",
+        "quick",
+        "--rounds",
+        "6",
+    ]
+    command = [sys.executable, "-P", "-m", "bench", "run", *arguments, "--progress", "--out", str(path)]
+    with errors.open("wb") as stream:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment_of(tmp_path), stderr=stream, stdout=subprocess.DEVNULL
+        )
+        wait_until(lambda: len(shown_as_done(errors)) >= 3)
+        children = workers(process.pid)
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == 130
+    assert_gone(children)
+    kept = places(path)
+    assert shown_as_done(errors) == set(kept) and len(set(kept)) == len(kept) < 24
+    assert f"--resume {path}" in errors.read_text().splitlines()[-1]
+    resumed = accelmark(tmp_path, "run", "--resume", str(path), "--device", "virtual")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(set(places(path))) == len(places(path)) == 24  # three cases, one of them in two launch modes
+
+
+def test_an_interruption_while_writing_writes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = carry_out("virtual", planned(copies(2)), tmp_path / "run.jsonl")
+    found = record.read(outcome.path)
+    honest = os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", honest)
+        raise KeyboardInterrupt
+
+    journal = Journal(tmp_path / "copy.jsonl")
+    journal.append(found.session)
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        journal.append(found.records[0])
+    journal.close()
+    assert record.read(tmp_path / "copy.jsonl").records == found.records[:1]
+
+
+def test_what_nobody_could_run_is_said_at_once(tmp_path: Path) -> None:
+    for arguments, say in (
+        (["run", "matmull"], "did you mean matmul"),
+        (["run", "--suite", "huge"], "no suite is named"),
+        (["run", "matmul", "--set", "m=0"], "m=0"),
+    ):
+        ran = accelmark(tmp_path, *arguments)
+        assert ran.returncode == 2 and say in ran.stderr and ran.stderr.count("\n") == 1 and not ran.stdout
+    assert not list(tmp_path.rglob("*.jsonl"))

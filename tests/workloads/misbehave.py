@@ -1,0 +1,101 @@
+"""A workload that does whatever can go wrong, for the tests of the runner: `how` says what."""
+
+import ctypes
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from bench.cost import Cost
+from bench.device import Device
+from bench.errors import Unsupported
+from bench.workload import Scalar, Step, Workload
+
+# What a test looks for among all processes.
+CHILD_SECONDS = "98765.4321"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misbehave(Workload):
+    """Nothing, done badly."""
+
+    scale: ClassVar[Literal["micro", "macro"]] = "micro"
+    rotate: ClassVar[bool] = False
+    smoke: ClassVar[dict[str, Scalar]] = {"how": "not"}
+
+    how: str
+    dtype: str = "float32"
+
+    def cost(self) -> Cost:
+        """As if something were done."""
+        return Cost(bytes=8)
+
+    def memory_bytes(self) -> int:
+        """Two numbers."""
+        return 8
+
+    def tolerance(self) -> float:
+        """Some."""
+        return 1e-3
+
+    def prepare(self, device: Device) -> Step:
+        """What goes wrong before the step, and the step."""
+        if self.how == "unsupported":
+            raise Unsupported(f"{device.name} refuses")
+        if self.how == "prints":
+            print('{"type":"measured"}\nnot a reply')
+            os.write(1, b"nor this \xff\x00\n")
+            subprocess.run(["echo", "nor that of a child"], check=True)
+        if self.how == "leaves a child":
+            subprocess.Popen(["sleep", CHILD_SECONDS])
+        errors = {"wrong": 1.0, "nan": math.nan, "infinite": math.inf}
+        error = _check_raises if self.how == "check raises" else lambda: errors.get(self.how, 0.0)
+        return Step(run=_STEPS.get(self.how, lambda: None), error=error)
+
+
+def _raise() -> None:
+    raise ValueError(f"cannot read {os.getcwd()}/weights.bin\nor anything else")
+
+
+def _check_raises() -> float:
+    raise ArithmeticError("no reference")
+
+
+def _out_of_memory() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def _allocate() -> None:
+    import torch
+
+    torch.empty(1 << 50, dtype=torch.uint8)
+
+
+def _exit() -> None:
+    print(f"fatal: {os.getcwd()}/driver.so is gone", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(60)
+
+
+_STEPS: dict[str, Callable[[], object]] = {
+    "raises": _raise,
+    "out of memory": _out_of_memory,
+    "allocates": _allocate,
+    "exits": _exit,
+    "exits politely": lambda: sys.exit(4),
+    "kills itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "aborts": os.abort,
+    "segfaults": lambda: ctypes.string_at(0),
+    "hangs": _hang,
+}
