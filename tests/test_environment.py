@@ -214,6 +214,15 @@ def test_without_a_clone_there_is_no_commit_and_nothing_is_said_of_changes(clone
     assert found.method == record.METHOD
 
 
+def test_the_commit_of_a_project_round_us_is_not_ours(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(clone, "init", "--quiet")
+    git(clone, "commit", "--quiet", "--allow-empty", "-m", "somebody else's")
+    installed = clone / "venv" / "site-packages" / "bench" / "measure" / "environment.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(environment, "__file__", str(installed))
+    assert environment.harness().commit is None
+
+
 def test_without_git_there_is_no_commit(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (clone / ".git").mkdir()
     monkeypatch.setenv("PATH", str(clone))

@@ -330,7 +330,7 @@ def test_a_model_from_a_file_goes_by_its_name(tmp_path: Path, monkeypatch: pytes
     path.write_text((folder / "tiny.toml").read_text())
     planned = made("two cores", "decode", model=str(path))
     assert {case.params()["model"] for case in cases(planned)} == {"lab-secret"}
-    with pytest.raises(UserError, match="--model"):
+    with pytest.raises(UserError, match="no model is named"):
         made("two cores", "decode", settings={"model": [str(path)]})
 
 

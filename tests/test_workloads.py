@@ -1,4 +1,4 @@
-"""The contract of every workload in workloads/, found by file name: its cost, its memory, its data and its own check."""
+"""The contract of every workload in workloads/, found by file name: its cost, memory, data and its own check."""
 
 import dataclasses
 import math
@@ -281,7 +281,7 @@ EXPECTED: dict[str, Callable[[Any], tuple[int, int, Fraction]]] = {
 
 
 def counted(run: Callable[[], object]) -> tuple[int, int]:
-    """FLOP of matrix products and of attention by torch's own counter, taught the names of the CPU's fused attention."""
+    """FLOP of matrix products and of attention by torch's own counter, taught the CPU's fused attention."""
     aten = torch.ops.aten
     fused = {
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -361,7 +361,7 @@ def test_a_model_is_known_and_long_enough(name: str, length: str) -> None:
     longest = 4095 if name == "decode" else 4096
     workload.case(name, {**smoke, length: longest})
     # A case goes into a result file, where no path may stand, and a stranger's file must not make us open one.
-    assert "--model" in refusal(name, {**smoke, "model": "/home/somebody/secret.json"})
+    assert "no model is named" in refusal(name, {**smoke, "model": "/home/somebody/secret.json"})
 
 
 def test_a_copy_is_of_whole_elements() -> None:

@@ -24,7 +24,7 @@ class MemoryCopy(Workload):
         """Whole elements only."""
         super().__post_init__()
         if self.num_bytes % self.dtype_bytes:
-            raise UserError(f"num_bytes={self.num_bytes} is no multiple of {self.dtype_bytes}, the bytes of {self.dtype}")
+            raise UserError(f"num_bytes={self.num_bytes}: no multiple of {self.dtype_bytes}, the bytes of {self.dtype}")
 
     def cost(self) -> Cost:
         """Read once, written once."""

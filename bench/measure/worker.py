@@ -299,7 +299,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Torch's own error on accelerators; the CPU allocator raises a plain RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    said = ("can't allocate memory", "not enough memory")  # on Linux and macOS; on Windows
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 class _Draft:
