@@ -48,6 +48,8 @@ class Workload(ABC):
     scale: ClassVar[Literal["micro", "macro"]]
     # Whether steps rotate through independent buffers, so that none finds its inputs in a cache.
     rotate: ClassVar[bool] = True
+    # Whether a step can be recorded as a graph: nothing in it waits for the device or decides by its numbers.
+    capturable: ClassVar[bool] = True
     data: ClassVar[str] = "normal"
     # A case so small that it runs anywhere in well under a second; the contract tests run it.
     smoke: ClassVar[dict[str, Scalar]]

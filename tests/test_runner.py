@@ -386,7 +386,8 @@ def test_a_killed_worker_costs_the_case_it_was_in(tmp_path: Path) -> None:
     killer.start()
     try:
         progress = Recorder()
-        outcome = carry_out("cpu", planned(copies(30), rounds=2), tmp_path / "run.jsonl", progress)
+        cases: list[Case] = [("launch_overhead", {"num_launches": i + 1, "dtype": "float32"}) for i in range(30)]
+        outcome = carry_out("cpu", planned(cases, rounds=2), tmp_path / "run.jsonl", progress)
     finally:
         over.set()
         killer.join()

@@ -22,6 +22,7 @@ class TrainStep(Workload):
 
     scale: ClassVar[Literal["micro", "macro"]] = "macro"
     rotate: ClassVar[bool] = False  # a step's weights and activations exceed any cache, or live in it in real life too
+    capturable: ClassVar[bool] = False  # the optimizer keeps its count of steps on the host
     data: ClassVar[str] = "tokens"
     smoke: ClassVar[dict[str, Scalar]] = {"model": "tiny", "batch": 1, "seq": 32, "dtype": "float32"}
 

@@ -255,44 +255,55 @@ def _without_launches(
     watch: contention.HostWatch,
     draft: "_Draft",
 ) -> list[Record]:
-    """The device's own time of the same steps: replayed from a graph, or from a queue that was filled beforehand."""
+    """The device's own time of the same steps: replayed from a graph, or from a queue that was filled beforehand.
+
+    Nothing where neither is possible: a step that overflows the queue would wait for it, and its time would be wrong.
+    """
 
     def run_all() -> None:
         for step in steps:
             step.run()
 
-    try:
-        replay, launch = device.capture(run_all), "graph"
-        measured = timer.measure(device, [replay], protocol, observer=watch).shared_by(len(steps))
-    except Unsupported:
-        launch = "queued"
-        measured = _measure_queued(device, steps, protocol, eager, watch)
-    return [draft.measured(device, steps, measured, cache, launch, watch)]
+    if draft.case.capturable:
+        try:
+            replay = device.capture(run_all)
+        except Unsupported:
+            pass
+        else:
+            measured = timer.measure(device, [replay], protocol, observer=watch).shared_by(len(steps))
+            return [draft.measured(device, steps, measured, cache, "graph", watch)]
+    # A mark on the host's clock waits for the queue, which would then be empty again.
+    launches = len(steps) * max(1, draft.case.cost().launches)
+    if draft.case.scale == "macro" or device.clock == "host" or launches > timer.QUEUE_DEPTH:
+        return []
+    measured = _measure_queued(device, run_all, timer.QUEUE_DEPTH // launches, protocol, eager, watch)
+    return [draft.measured(device, steps, measured.shared_by(len(steps)), cache, "queued", watch)]
 
 
 def _measure_queued(
-    device: Device, steps: list[Step], protocol: Protocol, eager: timer.Measurement, watch: contention.HostWatch
+    device: Device,
+    run_all: timer.Run,
+    rounds: int,
+    protocol: Protocol,
+    eager: timer.Measurement,
+    watch: contention.HostWatch,
 ) -> timer.Measurement:
     """Samples of as many steps as a queue holds, launched while a filler that lasts longer keeps the device busy."""
-    calls = min(timer.QUEUE_DEPTH, max(len(steps), 64))
-    rounds = math.ceil(calls / len(steps))
     assert eager.enqueue_s is not None
     fill = device.filler(256 << 20)
     fill()
     filler_s = timer.measure(device, [fill], msgspec.structs.replace(protocol, min_samples=6, min_time_s=0.0)).median_s
-    fillers = math.ceil(1.5 * eager.enqueue_s * rounds * len(steps) / filler_s)
+    fillers = math.ceil(1.5 * eager.enqueue_s * timer.QUEUE_DEPTH / filler_s)
 
     def lead() -> None:
         for _ in range(fillers):
             fill()
 
-    def run_all() -> None:
+    def run_rounds() -> None:
         for _ in range(rounds):
-            for step in steps:
-                step.run()
+            run_all()
 
-    measured = timer.measure(device, [run_all], protocol, lead=lead, observer=watch)
-    return measured.shared_by(rounds * len(steps))
+    return timer.measure(device, [run_rounds], protocol, lead=lead, observer=watch).shared_by(rounds)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -307,13 +318,13 @@ class _Draft:
     """The record of one case, filled in as it goes."""
 
     def __init__(self, case: Workload, job: Job) -> None:
-        self._case = case
+        self.case = case
         self._job = job
         self._started, self._anchor = _now(), (time.time(), time.monotonic())
 
     def failed(self, status: Any, reason: str) -> Record:
         """The record of a case that gave no samples."""
-        return empty_record(self._case, self._job, status, reason, self._started)
+        return empty_record(self.case, self._job, status, reason, self._started)
 
     def measured(
         self,
@@ -327,15 +338,15 @@ class _Draft:
         """The record of one measurement, its output checked now: after the load, on the buffers that were timed."""
         evidence = watch.contention(measured.steps)
         peak = device.peak_memory()
-        check = Check(error=_finite(steps[0].error()), tolerance=self._case.tolerance())
+        check = Check(error=_finite(steps[0].error()), tolerance=self.case.tolerance())
         reasons = {"energy": "not measured by this version", "telemetry": "not sampled by this version"}
         if peak.value is None:
             reasons["peak_memory_bytes"] = peak.reason
         if measured.enqueue_s is None:
             reasons["timing.enqueue_s"] = "a call returns when its work is done"
         return msgspec.structs.replace(
-            empty_record(self._case, self._job, "ok", None, self._started),
-            identity=_identity(self._case, cache, launch),
+            empty_record(self.case, self._job, "ok", None, self._started),
+            identity=_identity(self.case, cache, launch),
             samples_s=_rounded(measured.samples_s),
             unsteady_s=_rounded(measured.unsteady_s),
             step_samples_s=_rounded(measured.step_samples_s),
