@@ -11,8 +11,9 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -448,15 +449,14 @@ def _speeds(device: Device) -> Speeds:
         # The fastest sample, for once: other programs can only slow it, and a size must not depend on them.
         return min(timer.measure(device, [step.run], protocol).samples_s)
 
+    def matmul_s(dtype: str, size: int) -> float:
+        return step_s("matmul", {"m": size, "n": size, "k": size, "dtype": dtype})
+
     flops_per_s = {}
     for dtype in workload.DTYPE_BYTES:
         if not device.supports(dtype):
             continue
-        size, seconds = 128, step_s("matmul", {"m": 128, "n": 128, "k": 128, "dtype": dtype})
-        while seconds < 2e-3 and size < 8192:  # large enough that neither launch nor edges matter, small enough to wait
-            size *= 2
-            seconds = step_s("matmul", {"m": size, "n": size, "k": size, "dtype": dtype})
-        flops_per_s[dtype] = 2 * size**3 / seconds
+        flops_per_s[dtype] = _matmul_rate(partial(matmul_s, dtype))
     free_bytes = device.free_bytes() or ASSUMED_FREE_BYTES
     num_bytes = int(min(256 << 20, free_bytes / 8)) // 4096 * 4096
     copy_s = step_s("memory_copy", {"num_bytes": num_bytes, "dtype": "float32"})
@@ -467,6 +467,17 @@ def _speeds(device: Device) -> Speeds:
         free_bytes=free_bytes,
         launch_s=step_s("launch_overhead", {"num_launches": launches, "dtype": "float32"}) / launches,
     )
+
+
+def _matmul_rate(step_s: Callable[[int], float]) -> float:
+    """FLOP/s of a square product that is large enough: doubling it takes most of eight times as long, and some time."""
+    size, seconds = 128, step_s(128)
+    while size < 8192 and seconds < 0.05:
+        before_s, size = seconds, 2 * size
+        seconds = step_s(size)
+        if seconds > 4 * before_s and seconds > 2e-3:
+            break
+    return 2 * size**3 / seconds
 
 
 if __name__ == "__main__":
