@@ -31,8 +31,11 @@ class _Group(click.Group):
             print(f"accelmark: {plain(str(error), 1000)}", file=sys.stderr)
             sys.exit(2)
         except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
+            say = " ".join(error.format_message().split())
+            if say.startswith("No such command"):
+                say += f" There are {', '.join(self.list_commands(click.Context(self)))}."
+            print(f"accelmark: {plain(say, 1000)}", file=sys.stderr)
+            sys.exit(2)
         except (KeyboardInterrupt, click.Abort):
             sys.exit(130)
 
@@ -72,7 +75,7 @@ def paths(name: str, **options: Any) -> Callable[[Command], Command]:
     return click.argument(name, type=click.Path(path_type=Path), **options)
 
 
-@main.command()
+@main.command(short_help="Show what is here and what will disturb a measurement.")
 @as_json
 def devices(as_json: bool) -> None:
     """Show what is here, what can be read from it, and what will disturb a measurement."""
@@ -83,7 +86,7 @@ def devices(as_json: bool) -> None:
     _print_json(document) if as_json else _print_lines(show.devices(document))
 
 
-@main.command("list")
+@main.command("list", short_help="List workloads, suites, models, chips, or the schema.")
 @click.argument("what", type=click.Choice(["workloads", "suites", "models", "chips", "schema"]), default="workloads")
 @as_json
 def list_(what: str, as_json: bool) -> None:
@@ -112,13 +115,15 @@ def list_(what: str, as_json: bool) -> None:
     "--set", "settings", metavar="NAME=V1,V2", multiple=True, help="Set a parameter; several values are crossed."
 )
 @click.option("--model", metavar="NAME|FILE", help="A model of the catalog, a .toml file or a config.json.")
-@click.option("--rounds", type=click.IntRange(1, 1000), help="Fresh processes for each case.  [default: the suite's]")
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of data and order.")
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), metavar="N", help="Fresh processes for each case.  [default: the suite's]"
+)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, metavar="N", help="Of data and order.  [default: 0]")
 @click.option("--out", type=click.Path(path_type=Path), help="Result file.  [default: results/local/...]")
 @click.option("--resume", type=click.Path(path_type=Path), help="Measure what is missing from this file.")
 @click.option("--timeout", metavar="TIME", help="Longest time for one case.  [default: the suite's]")
 @click.option("--progress/--quiet", default=None, help="Progress on standard error.  [default: on a terminal]")
-@as_json
+@as_table
 def run(
     workloads: tuple[str, ...],
     suite: str | None,
@@ -134,6 +139,8 @@ def run(
     timeout: str | None,
     progress: bool | None,
     as_json: bool,
+    as_csv: bool,
+    as_markdown: bool,
 ) -> None:
     """Measure WORKLOADS, or a whole suite; write a result file and print a table."""
     from bench import commands, units
@@ -142,16 +149,18 @@ def run(
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # a batch system's end is an interruption: everything is kept
         signal.signal(number, _interrupt)
+    style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
     told = _progress(progress)
     timeout_s = units.parse_duration(timeout) if timeout else None
     if resume:
-        _only_resume(workloads, suite, budget, settings, model, rounds, out, dry_run)
-        outcome = commands.resume(resume, device=device, timeout_s=timeout_s, progress=told)
+        _only_resume(workloads, suite, budget, settings, rounds, out, dry_run, seed, device != "default")
+        outcome = commands.resume(resume, model=model, timeout_s=timeout_s, progress=told)
     else:
         request = Request(
             workloads=workloads, suite=suite, settings=_parsed(settings), model=model, rounds=rounds,
             budget_s=units.parse_duration(budget) if budget else None, timeout_s=timeout_s,
         )  # fmt: skip
+        told.note("looking at this machine, some seconds ...")
         laboratory, planned = commands.prepare_run(request, device=device, seed=seed, out=None if dry_run else out)
         intended = commands.plan_document(laboratory, planned)
         if dry_run:
@@ -163,13 +172,16 @@ def run(
             laboratory, planned, seed=seed, out=out, argv=["accelmark", *sys.argv[1:]], progress=told
         )
     document = commands.run_document(outcome)
-    if as_json:
+    if style == "json":
         _print_json(document)
+    elif style == "csv":
+        print(show.csv_text(document["rows"]), end="")
     else:
-        print(show.table(document["rows"]))
+        print(show.table(document["rows"], "github" if style == "markdown" else "simple"))
         print(f"\n{outcome.path}")
     if outcome.interrupted:
-        print(f"accelmark: interrupted; continue with: accelmark run --resume {outcome.path}", file=sys.stderr)
+        again = f"accelmark run --resume {outcome.path}" + (f" --model {model}" if model else "")
+        print(f"accelmark: interrupted; continue with: {again}", file=sys.stderr)
         sys.exit(130)
     sys.exit(1 if outcome.failed else 0)
 
@@ -192,6 +204,7 @@ def show(file: Path, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
         drawn = "github" if style == "markdown" else "simple"
         _print_lines(shows.headline(record.read(file).session, drawn))
         print("\n" + shows.table(document["rows"], drawn))
+        print("\n" + shows.distributions(document["rows"], drawn))
 
 
 @main.command()
@@ -219,8 +232,11 @@ def table(
     """Print the results in files and folders as one table.  [default: the results folder]"""
     from bench import commands
     from bench.analyze import show
+    from bench.errors import UserError
 
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
+    if by and style in {"json", "csv"}:
+        raise UserError("--by arranges a table for people: --json and --csv have the plain rows")
     rows = commands.table(sources, where=where)
     if style == "json":
         _print_json(rows)
@@ -247,7 +263,7 @@ class _ManyValues(click.Command):
         return super().parse_args(ctx, spread)
 
 
-@main.command(cls=_ManyValues)
+@main.command(cls=_ManyValues, short_help="Compare two sides: equivalent, faster, slower, inconclusive.")
 @click.option(
     "--before",
     multiple=True,
@@ -281,27 +297,27 @@ def compare(
     from bench.analyze import show
 
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
-    document = commands.compare(before, after)
+    # A limit below the usual threshold asks for a finer judgement.
+    threshold = None if fail_if_slower is None else min(0.02, max(fail_if_slower / 100, 0.001))
+    document = commands.compare(before, after, threshold=threshold)
     if style == "json":
         _print_json(document)
     elif style == "csv":
         print(show.csv_text(document["rows"]), end="")
     else:
         _print_lines(show.comparison(document, "github" if style == "markdown" else "simple"))
-    limit = None if fail_if_slower is None else 1 + fail_if_slower / 100
-    slower = [row for row in document["rows"] if row["verdict"] == "slower" and limit and row["ratio"] > limit]
-    sys.exit(1 if slower else 0)
+    sys.exit(1 if fail_if_slower is not None and commands.slower(document, fail_if_slower / 100) else 0)
 
 
 @main.command()
 @click.argument("what", type=click.Choice(["timer", "aa"]))
 @click.argument("workloads", nargs=-1)
 @click.option("--device", metavar="SPEC", default="default", help="As for run.")
-@click.option("--turns", type=click.IntRange(2, 100), default=5, show_default=True, help="Of each side, for aa.")
+@click.option("--turns", type=click.IntRange(2, 100), metavar="N", help="Of each side, for aa.  [default: 5]")
 @click.option("--progress/--quiet", default=None, help="Progress on standard error.  [default: on a terminal]")
 @as_json
 def selfcheck(
-    what: str, workloads: tuple[str, ...], device: str, turns: int, progress: bool | None, as_json: bool
+    what: str, workloads: tuple[str, ...], device: str, turns: int | None, progress: bool | None, as_json: bool
 ) -> None:
     """Check that this machine measures well.
 
@@ -310,12 +326,15 @@ def selfcheck(
     """
     from bench import commands
     from bench.analyze import show
+    from bench.errors import UserError
 
     if what == "timer":
+        if workloads or turns is not None:
+            raise UserError("selfcheck timer reads one call of its own: workloads and --turns are for selfcheck aa")
         readings = commands.selfcheck_timer(device=device)
         _print_json(readings) if as_json else print(show.timers(readings))
         sys.exit(0 if all(reading["passed"] for reading in readings) else 1)
-    document = commands.selfcheck_aa(workloads, device=device, turns=turns, progress=_progress(progress))
+    document = commands.selfcheck_aa(workloads, device=device, turns=turns or 5, progress=_progress(progress))
     _print_json(document) if as_json else _print_lines(show.comparison(document))
     sys.exit(1 if any(row["verdict"] in {"faster", "slower"} for row in document["rows"]) else 0)
 
@@ -344,7 +363,9 @@ def _only_resume(*others: Any) -> None:
     from bench.errors import UserError
 
     if any(others):
-        raise UserError("--resume takes its plan from the file: leave workloads, suite, sizes, rounds and --out away")
+        raise UserError(
+            "--resume takes its plan from the file: leave everything else away but --model, --timeout and --progress"
+        )
 
 
 def _interrupt(number: int, frame: Any) -> None:

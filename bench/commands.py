@@ -4,6 +4,7 @@ Everything is imported where it is used: reading results needs no torch, and hel
 """
 
 import os
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,7 +73,7 @@ def prepare_run(
     if out is not None:
         journal.refuse_existing(out)
     laboratory = runner.look(device, seed)
-    laboratory = runner.remember_speeds(laboratory, results_folder() / "local")
+    laboratory = runner.remember_speeds(laboratory, [*([out.parent] if out else []), results_folder() / "local"])
     return laboratory, plan.make(request, laboratory.speeds, laboratory.start_s)
 
 
@@ -88,13 +89,17 @@ def carry_out(
     return runner.carry_out(laboratory, planned, session, path, progress)
 
 
-def resume(path: Path, *, device: str, timeout_s: float | None, progress: "Progress") -> "Outcome":
-    """Measures what is missing from an unfinished file."""
+def resume(path: Path, *, model: str | None = None, timeout_s: float | None, progress: "Progress") -> "Outcome":
+    """Measures what is missing from an unfinished file; `model` is the file of a model that the catalog lacks."""
+    from bench import model as models
     from bench import record
     from bench.measure import plan, runner
 
+    if model:
+        models.adopt(model)
     found = record.read(path)
-    laboratory = runner.look(device, found.session.seed, measure_speeds=False)
+    specs = " ".join(facts.spec for facts in found.session.devices)
+    laboratory = runner.look(specs, found.session.seed, measure_speeds=False)
     limit_s = timeout_s or plan.load_suite(found.session.suite or "quick").timeout_s
     planned = runner.plan_of(found.session, laboratory, limit_s)
     return runner.resume(laboratory, found, planned, path, progress)
@@ -200,6 +205,11 @@ def compare(before: Paths, after: Paths, *, threshold: float | None = None) -> D
     return msgspec.json.decode(msgspec.json.encode(found), type=dict)  # lists for tuples, as JSON has it
 
 
+def slower(document: Document, limit: float) -> list[Document]:
+    """The rows of a comparison that are slower by more than `limit`, or that gave nothing any more."""
+    return [row for row in document["rows"] if row["lost"] or (row["verdict"] == "slower" and row["ratio"] > 1 + limit)]
+
+
 def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]:
     """How other timers read the same call as ours."""
     import msgspec
@@ -224,11 +234,11 @@ def selfcheck_aa(
 
     request = Request(workloads=tuple(workloads), suite="quick", rounds=1)
     laboratory, planned = prepare_run(request, device=device, seed=seed)
-    folder = results_folder() / "local" / "selfcheck"
-    before, after = selfcheck.identical(
-        laboratory, planned, folder, seed=seed, turns=turns, progress=progress or Silent()
-    )
-    return compare(before, after)
+    with tempfile.TemporaryDirectory() as folder:  # what is compared with itself is no result
+        before, after = selfcheck.identical(
+            laboratory, planned, Path(folder), seed=seed, turns=turns, progress=progress or Silent()
+        )
+        return compare(before, after)
 
 
 def results_folder() -> Path:

@@ -28,11 +28,6 @@ class Cost:
         """FLOP of all kinds together."""
         return self.gemm_flops + self.attention_flops + self.elementwise_flops
 
-    @property
-    def intensity(self) -> float | None:
-        """FLOP per byte, the horizontal axis of a roofline; None for work that moves nothing."""
-        return self.flops / self.bytes if self.bytes else None
-
     def least_s(self, flops_per_s: float, bytes_per_s: float) -> float:
         """The time below which no implementation can fall (roofline: Williams, Waterman & Patterson 2009)."""
         return max(self.flops / flops_per_s, self.bytes / bytes_per_s)

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,8 +202,9 @@ def find(name: str) -> Model:
 
     A name comes from a stranger's file too, so no path is ever opened here.
     """
-    if name in names():
-        return load(_FOLDER / f"{name}.toml")
+    own = _FOLDER / f"{name}.toml"
+    if own.parent == _FOLDER and own.is_file():
+        return _from_catalog(name)
     for path in _adopted():
         if (model := read(path)).name == name:
             return model
@@ -210,6 +212,12 @@ def find(name: str) -> Model:
         f"no model is named '{name:.80}'{_near(name, names())}: "
         "`accelmark list models` shows all, and a .toml file or a config.json will do as well"
     )
+
+
+@cache
+def _from_catalog(name: str) -> Model:
+    """A plan asks for the same shape hundreds of times."""
+    return load(_FOLDER / f"{name}.toml")
 
 
 def adopt(name_or_path: str) -> str:

@@ -37,6 +37,7 @@ SHORTEST_S, LONGEST_S = 1e-12, 1e6
 Text = Annotated[str, Meta(max_length=1_000)]
 Name = Annotated[str, Meta(max_length=200)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+Flops = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # a training step of a large model passes 2**53
 Number = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Amount = Annotated[float, Meta(ge=0, le=1e30)]
 Fraction = Annotated[float, Meta(ge=0, le=1e6)]
@@ -95,6 +96,7 @@ class Harness(_Strict, frozen=True):
 class DeviceFacts(_Strict, frozen=True):
     """One device as found, nothing of it set by us. `readings` has limits and clocks, each a number or a reason."""
 
+    spec: Name  # how `--device` names it
     vendor: Name
     name: Name
     chip: Name | None  # of our catalog, by exact driver name
@@ -193,9 +195,9 @@ class Identity(_Strict, frozen=True):
 class Work(_Strict, frozen=True):
     """The step's cost as declared by its workload: see bench/cost.py."""
 
-    gemm_flops: Count
-    attention_flops: Count
-    elementwise_flops: Count
+    gemm_flops: Flops
+    attention_flops: Flops
+    elementwise_flops: Flops
     bytes: Count
     tokens: Count
     launches: Count

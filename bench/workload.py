@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from bench import units
 from bench.cost import Cost
 from bench.device import Device, Step
 from bench.errors import UserError
@@ -34,6 +35,9 @@ TOLERANCES = {"float32": 1e-3, "bfloat16": 1e-2, "float16": 2e-3}
 
 # The largest number that every reader of JSON takes exactly; a result file holds none above.
 LARGEST = 2**53
+LARGEST_FLOPS = 2**63 - 1
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 _FOLDER = Path(__file__).resolve().parent.parent / "workloads"
 
@@ -108,7 +112,7 @@ class Workload(ABC):
 
 
 def label(name: str, params: dict[str, Any]) -> str:
-    """A case as people read it and as the filters of `table` and `compare` take it."""
+    """A case as people read it: the workload and its parameters."""
     return " ".join([name, *(f"{key}={value}" for key, value in params.items())])
 
 
@@ -146,8 +150,8 @@ def case(name: str, params: dict[str, Scalar]) -> Workload:
         wrong = f"has no parameter '{unknown[0]}'" if unknown else f"needs a value for '{missing[0]}'"
         raise UserError(f"{name} {wrong}: its parameters are {', '.join(known)}")
     made = kind(**params)  # type: ignore[arg-type]
-    if max(dataclasses.astuple(made.cost())) > LARGEST:
-        raise UserError(f"{made.label()}: a step of more than 2**53 FLOP or bytes, no result file can hold it")
+    if made.cost().flops > LARGEST_FLOPS or made.cost().bytes > LARGEST:
+        raise UserError(f"{made.label()}: more FLOP or bytes in a step than a result file can hold")
     return made
 
 
@@ -161,9 +165,11 @@ def parse(name: str, key: str, text: str) -> Scalar:
     try:
         if hints[key] is bool:
             return {"true": True, "false": False}[text.lower()]
+        if hints[key] is int:
+            return units.parse_count(text)
         return hints[key](text)  # type: ignore[no-any-return]
     except (ValueError, KeyError):
-        raise UserError(f"{key}={text}: {name} needs {hints[key].__name__} there") from None
+        raise UserError(f"{key}={text}: {name} needs {_KINDS[hints[key]]} there") from None
 
 
 def _folders() -> list[Path]:

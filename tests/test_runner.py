@@ -214,7 +214,7 @@ def test_no_process_is_left_behind(misbehaved: Any) -> None:
 
 def test_a_device_that_tells_no_free_memory_is_probed_all_the_same() -> None:
     """As torch before 2.9 does on every accelerator, and MPS still."""
-    from bench.measure import worker
+    from bench.measure import speeds as speeds_of
 
     class Silent(Cpu):
         told: int | None = None
@@ -226,7 +226,7 @@ def test_a_device_that_tells_no_free_memory_is_probed_all_the_same() -> None:
             return dtype == "float32"
 
     for Silent.told in (None, 8 * 1_000_003):  # the second is no whole number of elements
-        speeds = worker._speeds(Silent(vendor="cpu", index=0, name="a CPU", backend="cpu"))
+        speeds = speeds_of.measure(Silent(vendor="cpu", index=0, name="a CPU", backend="cpu"))
         assert speeds.free_bytes > 0 and speeds.bytes_per_s > 0 and speeds.flops_per_s["float32"] > 0
 
 
@@ -485,7 +485,6 @@ def test_an_interrupted_run_keeps_everything_and_can_be_continued(tmp_path: Path
     assert len(set(places(path))) == len(places(path)) == 20  # three cases, one of them in two launch modes
 
 
-@pytest.mark.xfail(reason="Journal.close writes the interrupted line again", strict=True)
 def test_an_interruption_while_writing_writes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = carry_out("virtual", planned(copies(2)), tmp_path / "run.jsonl")
     found = record.read(outcome.path)

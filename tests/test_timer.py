@@ -13,7 +13,7 @@ from bench import stats, workload
 from bench.cost import Cost
 from bench.device import Device, Step
 from bench.device.virtual import Spec, Virtual
-from bench.measure import timer, worker
+from bench.measure import case, messages, timer
 from bench.measure.contention import HostWatch
 from bench.record import Protocol, Record
 
@@ -404,8 +404,8 @@ COPY = Task(num_bytes=10_000_000)
 
 def copies(spec: Spec, task: Task) -> tuple[timer.Measurement, int, str]:
     device = Virtual(spec)
-    steps, cache = worker._prepare(device, task)  # type: ignore[arg-type]
-    lead = worker._flush(device) if cache == "cold_flush" else None
+    steps, cache = case._prepare(device, task)  # type: ignore[arg-type]
+    lead = case._flush(device) if cache == "cold_flush" else None
     return timer.measure(device, [step.run for step in steps], PROTOCOL, lead=lead), len(steps), cache
 
 
@@ -439,12 +439,12 @@ def test_a_workload_that_does_not_rotate_is_warm() -> None:
     ],
 )
 def test_as_many_sets_as_cold_needs_and_memory_allows(num_bytes: int, num_sets: int, cache: str) -> None:
-    steps, found = worker._prepare(Virtual(CACHED), Task(num_bytes=num_bytes))  # type: ignore[arg-type]
+    steps, found = case._prepare(Virtual(CACHED), Task(num_bytes=num_bytes))  # type: ignore[arg-type]
     assert (len(steps), found) == (num_sets, cache)
 
 
 def records(**traits: float | bool) -> list[Record]:
-    job = worker.Job(
+    job = messages.Job(
         workload="memory_copy",
         params={"num_bytes": 5_000_000, "dtype": "float32"},
         device=0,
@@ -452,7 +452,7 @@ def records(**traits: float | bool) -> list[Record]:
         protocol=PROTOCOL,
     )
     device = having(Spec(idle_clock=1.0), **traits)
-    return worker.measure_case(device, job, seed=0, watch=HostWatch(threads=1, spin_slowdown=0.0))
+    return list(case.measure(device, job, seed=0, watch=HostWatch(threads=1, spin_slowdown=0.0)))
 
 
 @pytest.mark.parametrize(("graphs", "launch"), [(True, "graph"), (False, "queued")])

@@ -7,13 +7,17 @@ if TYPE_CHECKING:
     import torch
 
 
+def wide(tensor: "torch.Tensor") -> "torch.Tensor":
+    """In float64: where it lies on CUDA and the CPU, and on the CPU for devices that may lack the type."""
+    return (tensor if tensor.device.type in {"cuda", "cpu"} else tensor.cpu()).detach().double()
+
+
 def relative_error(out: "torch.Tensor", reference: "torch.Tensor") -> float:
-    """||out - reference|| / ||reference|| in float64; NaN or infinity anywhere in `out` gives infinity.
+    """||out - reference|| / ||reference|| for a float64 reference; NaN or infinity anywhere in `out` gives infinity.
 
     Not NaN, which the `max` of several errors may lose: max(0.0, nan) is 0.0.
     """
-    reference = reference.to("cpu").double()
-    error = float((out.to("cpu").double() - reference).norm() / reference.norm())
+    error = float((wide(out).to(reference.device) - reference).norm() / reference.norm())
     return error if math.isfinite(error) else math.inf
 
 

@@ -13,7 +13,7 @@ from workloads._shape import activation_bytes, check_length
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(Workload):
-    """The token at position `context`, over and over: every step reads all weights and `context` cached positions."""
+    """The token at position `context` again and again: all weights and the cache are read."""
 
     scale: ClassVar[Literal["micro", "macro"]] = "macro"
     rotate: ClassVar[bool] = False  # the weights are one set in real life too

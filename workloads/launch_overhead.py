@@ -10,7 +10,7 @@ from bench.workload import Scalar, Step, Workload
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOverhead(Workload):
-    """A chain of `num_launches` in-place additions to one number, each waiting for the one before it."""
+    """A chain of `num_launches` in-place additions to one number, one after the other."""
 
     scale: ClassVar[Literal["micro", "macro"]] = "micro"
     rotate: ClassVar[bool] = False  # nothing to find in a cache

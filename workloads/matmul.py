@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from bench.cost import Cost
 from bench.device import Device
 from bench.workload import Scalar, Step, Workload
-from workloads._reference import poison, relative_error
+from workloads._reference import poison, relative_error, wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,6 @@ class Matmul(Workload):
             poison(c_MN)
             torch.mm(a_MK, b_KN, out=c_MN)
             rows = slice(None, None, max(1, self.m // 8))  # the reference of a few rows costs little at any size
-            return relative_error(c_MN[rows], a_MK[rows].cpu().double() @ b_KN.cpu().double())
+            return relative_error(c_MN[rows], wide(a_MK[rows]) @ wide(b_KN))
 
         return Step(run=lambda: torch.mm(a_MK, b_KN, out=c_MN), error=error)

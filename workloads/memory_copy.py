@@ -12,7 +12,7 @@ from workloads._reference import poison, relative_error
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryCopy(Workload):
-    """`num_bytes` read from one buffer and written to another; the rate counts both directions."""
+    """`num_bytes` read from one buffer and written to another; the rate counts both."""
 
     scale: ClassVar[Literal["micro", "macro"]] = "micro"
     smoke: ClassVar[dict[str, Scalar]] = {"num_bytes": 1 << 16, "dtype": "float32"}

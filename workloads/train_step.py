@@ -18,7 +18,7 @@ _OPTIMIZER_BYTES = 28
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStep(Workload):
-    """One optimizer step on random tokens. bfloat16 is mixed precision: float32 weights under autocast."""
+    """One optimizer step on random tokens; bfloat16 is autocast with float32 weights."""
 
     scale: ClassVar[Literal["micro", "macro"]] = "macro"
     rotate: ClassVar[bool] = False  # a step's weights and activations exceed any cache, or live in it in real life too
@@ -98,7 +98,7 @@ class TrainStep(Workload):
             with torch.no_grad(), mixed:
                 loss = float(transformer.loss(inputs_BS[:1, :short], targets_BS[:1, :short]))
             logits_SV = reference_logits(transformer, inputs_BS[0, :short])
-            reference = float(cross_entropy(logits_SV, targets_BS[0, :short].cpu()))
+            reference = float(cross_entropy(logits_SV, targets_BS[0, :short].to(logits_SV.device)))
             # Relative to the loss of a guess, ln V, because a batch seen often enough leaves almost none.
             return abs(loss - reference) / math.log(shape.vocab_size)
 

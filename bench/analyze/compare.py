@@ -8,6 +8,7 @@ where the sides were not interleaved also sittings, differ by on their own.
 
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,9 @@ SITTING_DF = 30
 # to so many times the least. A change of everything beyond that is nobody's drift.
 CASES_THAT_SHOW_DRIFT = 5
 LARGEST_DRIFT = 4.0
+# Three rounds hardly know their own spread. It is drawn towards that of the other cases' rounds, which counts like so
+# many degrees of freedom (moderated t: Smyth 2004).
+SHARED_DF = 4.0
 # Differences smaller than this do not matter to anybody.
 THRESHOLD = 0.02
 # A single round on a side says nothing of how rounds differ; this is assumed then.
@@ -37,7 +41,9 @@ FALSE_DISCOVERIES = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One case on both sides. `ratio` is time after by time before: above one is slower."""
+    """One case on both sides. `ratio` is time after by time before, each the geometric mean of its rounds: above one is
+    slower.
+    """
 
     case: str
     device: str
@@ -50,6 +56,7 @@ class Comparison:
     interval95: tuple[float, float] | None = None
     p_value: float | None = None
     interleaved: bool = False
+    lost: bool = False  # valid before, and failed or wrong after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +101,14 @@ def compare(before: Sequence[ResultFile], after: Sequence[ResultFile], *, thresh
     sides = [_by_case(summarize(files)) for files in (before, after)]
     common = [case for case in sides[0] if case in sides[1]]
     pairs = [(sides[0][case], sides[1][case]) for case in common]
-    typical = _typical_change(pairs)
-    rows = _without_false_discoveries([_compared(*pair, typical or 0.0, threshold) for pair in pairs])
+    shared = _shared(pairs)
+    rows = _marked([_compared(*pair, shared, threshold) for pair in pairs])
     return Compared(
         rows=rows,
         only_before=[_name(case) for case in sides[0] if case not in sides[1]],
         only_after=[_name(case) for case in sides[1] if case not in sides[0]],
         differences=_differences([file.session for file in before], [file.session for file in after]),
-        typical_change=None if typical is None else math.expm1(typical),
+        typical_change=None if shared.change is None else math.expm1(shared.change),
     )
 
 
@@ -117,41 +124,60 @@ def _name(place: _Place) -> str:
     return f"{place[0]} on {place[1]}"
 
 
-def _typical_change(pairs: Sequence[tuple[_Side, _Side]]) -> float | None:
-    """Median over the cases of |logarithm of the ratio|; None where the cases are too few to tell."""
-    changes = [
-        abs(math.log(stats.median(after.launches_s) / stats.median(before.launches_s)))
-        for before, after in pairs
-        if before.launches_s and after.launches_s and not _incomparable(before, after)
-    ]
-    return stats.median(changes) if len(changes) >= CASES_THAT_SHOW_DRIFT else None
+@dataclass(frozen=True)
+class _Shared:
+    """What all cases of a comparison say together, on the scale of logarithms."""
+
+    change: float | None  # median of |logarithm of the ratio|; None where the cases are too few to tell
+    launch_variance: float  # median over cases and sides of the variance between rounds
+    launch_df: float  # how much that counts beside a case's own
+    explained: float  # variance of a difference that rounds alone bring
+
+    def sitting_variance(self, vendor: str) -> float:
+        """Variance that two sittings bring into the logarithm of a ratio.
+
+        At least the assumed one, and more where the cases show more: their typical change, less what rounds explain,
+        measures drift as long as fewer than half of them really changed. 1.4826 makes a median absolute deviation a
+        standard deviation (Hampel 1974), which of a difference covers both sittings.
+        """
+        least = 2 * SITTING_SD.get(vendor, SITTING_SD_ELSEWHERE) ** 2
+        shown = (stats.MAD_TO_SD * (self.change or 0.0)) ** 2 - self.explained
+        return min(max(least, shown), LARGEST_DRIFT**2 * least)
 
 
-def _sitting_variance(vendor: str, typical_change: float) -> float:
-    """Variance that two sittings bring into the logarithm of a ratio.
+def _shared(pairs: Sequence[tuple[_Side, _Side]]) -> _Shared:
+    usable = [pair for pair in pairs if all(side.launches_s for side in pair) and not _incomparable(*pair)]
+    changes = [abs(_mean_log(after.launches_s) - _mean_log(before.launches_s)) for before, after in usable]
+    variances = [_log_variance(side.launches_s) for pair in usable for side in pair if len(side.launches_s) > 1]
+    if len(usable) < CASES_THAT_SHOW_DRIFT or not variances:
+        return _Shared(change=None, launch_variance=0.0, launch_df=0.0, explained=0.0)
+    spread = stats.median(variances)
+    shares = [1 / len(before.launches_s) + 1 / len(after.launches_s) for before, after in usable]
+    return _Shared(stats.median(changes), spread, SHARED_DF, spread * stats.median(shares))
 
-    At least the assumed one, and more where the cases show more: their typical change holds as a measure of drift as
-    long as fewer than half of them really changed. 1.4826 makes a median absolute deviation a standard deviation
-    (Hampel 1974), which of a difference covers both sittings.
-    """
-    least = math.sqrt(2) * SITTING_SD.get(vendor, SITTING_SD_ELSEWHERE)
-    return min(max(least, stats.MAD_TO_SD * typical_change), LARGEST_DRIFT * least) ** 2
+
+def _mean_log(launches_s: Sequence[float]) -> float:
+    return math.log(stats.geometric_mean(launches_s))
 
 
-def _compared(before: _Side, after: _Side, typical_change: float, threshold: float) -> Comparison:
+def _log_variance(launches_s: Sequence[float]) -> float:
+    return statistics.variance(map(math.log, launches_s))
+
+
+def _compared(before: _Side, after: _Side, shared: _Shared, threshold: float) -> Comparison:
     first = before.summaries[0]
 
-    def refused(reason: str) -> Comparison:
-        return Comparison(case=first.case, device=first.device, verdict="not comparable", reason=reason)
+    def refused(reason: str, lost: bool = False) -> Comparison:
+        return Comparison(case=first.case, device=first.device, verdict="not comparable", reason=reason, lost=lost)
 
     for name, side in (("before", before), ("after", after)):
         if not side.launches_s:
             status = ", ".join(sorted({one.status for one in side.summaries}))
-            return refused(f"no valid round {name}: {status}")
+            return refused(f"no valid round {name}: {status}", lost=bool(before.launches_s))
     if reason := _incomparable(before, after):
         return refused(reason)
     interleaved = _interleaved(before.records, after.records)
-    ratio = _ratio(before, after, typical_change, interleaved)
+    ratio = _ratio(before, after, shared, interleaved)
     assert ratio is not None
     found, reason = stats.verdict(ratio, threshold), ""
     if doubt := found in {"faster", "slower"} and _doubt(before, after):
@@ -161,8 +187,8 @@ def _compared(before: _Side, after: _Side, typical_change: float, threshold: flo
         device=first.device,
         verdict=found,
         reason=reason,
-        before_s=stats.median(before.launches_s),
-        after_s=stats.median(after.launches_s),
+        before_s=stats.geometric_mean(before.launches_s),
+        after_s=stats.geometric_mean(after.launches_s),
         rounds=(len(before.launches_s), len(after.launches_s)),
         ratio=ratio.ratio,
         interval95=(ratio.interval95.low, ratio.interval95.high),
@@ -206,7 +232,7 @@ def _doubt(before: _Side, after: _Side) -> str:
 
 
 def _interleaved(before: list[Record], after: list[Record]) -> bool:
-    """Whether the sides took turns: of the rounds in order of time, no side had all of its own in one stretch."""
+    """Whether the sides took turns: in order of time the rounds change sides at least as often as a side has rounds."""
     if len(before) != len(after) or len(before) < 2:
         return False
     order = sorted([(record.started, 0) for record in before] + [(record.started, 1) for record in after])
@@ -214,32 +240,30 @@ def _interleaved(before: list[Record], after: list[Record]) -> bool:
     return turns >= len(before)
 
 
-def _ratio(before: _Side, after: _Side, typical_change: float, interleaved: bool) -> stats.Ratio | None:
+def _ratio(before: _Side, after: _Side, shared: _Shared, interleaved: bool) -> stats.Ratio | None:
     if interleaved:
         return stats.paired_ratio(before.launches_s, after.launches_s)
-    sitting_variance = _sitting_variance(before.vendor, typical_change)
     # One round alone shows no spread of its own: it brings the assumed one.
-    single = sum(LAUNCH_SD**2 for side in (before, after) if len(side.launches_s) == 1)
+    alone = [side for side in (before, after) if len(side.launches_s) == 1 and not shared.launch_df]
+    single = len(alone) * LAUNCH_SD**2
     return stats.welch_ratio(
-        before.launches_s, after.launches_s, extra_variance=sitting_variance + single, extra_df=SITTING_DF
+        before.launches_s,
+        after.launches_s,
+        extra_variance=shared.sitting_variance(before.vendor) + single,
+        extra_df=SITTING_DF,
+        prior_variance=shared.launch_variance,
+        prior_df=shared.launch_df,
     )
 
 
-def _without_false_discoveries(rows: list[Comparison]) -> list[Comparison]:
-    """Of many comparisons some differ by chance: differences that Benjamini & Hochberg (1995) do not keep are open."""
+def _marked(rows: list[Comparison]) -> list[Comparison]:
+    """Of many cases some differ by chance: differences that Benjamini & Hochberg (1995) do not keep say so."""
     tested = [row for row in rows if row.p_value is not None]
-    kept = dict(
-        zip(
-            map(id, tested),
-            stats.benjamini_hochberg([row.p_value for row in tested if row.p_value is not None], FALSE_DISCOVERIES),
-            strict=True,
-        )
-    )
+    kept = stats.benjamini_hochberg([row.p_value for row in tested if row.p_value is not None], FALSE_DISCOVERIES)
+    doubtful = {id(row) for row, keep in zip(tested, kept, strict=True) if not keep}
+    say = f"may be chance, as one of {len(tested)} comparisons"
     return [
-        replace(row, verdict="inconclusive", reason=f"one of {len(tested)} comparisons: chance explains it")
-        if row.verdict in {"faster", "slower"} and not kept[id(row)]
-        else row
-        for row in rows
+        replace(row, reason=say) if row.verdict in {"faster", "slower"} and id(row) in doubtful else row for row in rows
     ]
 
 

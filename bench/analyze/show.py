@@ -14,10 +14,10 @@ Cells = list[list[str]]
 _WORDS = {
     "bad_output": "output wrong: not counted",
     "below_timer_floor": "too short for the clock",
-    "ci_not_reached": "less precise than asked",
-    "host_noisy": "host was busy",
-    "launch_bound": "bound by launches",
-    "not_steady": "did not settle",
+    "ci_not_reached": "samples spread more than asked within a round",
+    "host_noisy": "other programs kept the host busy",
+    "launch_bound": "bound by launches: the host sets the pace",
+    "not_steady": "did not settle: the time still drifted",
     "page_faults": "page faults in every step",
     "strong_autocorrelation": "samples not independent",
     "wallclock_stepped": "clock was set",
@@ -93,10 +93,20 @@ def plan(document: dict[str, Any]) -> list[str]:
 
 
 def table(rows: Sequence[Row], style: str = "simple", *, by: str | None = None, devices: bool = False) -> str:
-    """The rows as text; with `by`, cases down and the values of that field across."""
+    """The rows as text, notes as letters that are explained below; with `by`, cases down and its values across."""
     if by:
         return tabulate(*_pivot_cells(*pivot(list(rows), by)), style)
-    return tabulate(*_cells(rows, devices=devices and len({row["device"] for row in rows}) > 1), style)
+    several = devices and len({row["device"] for row in rows}) > 1
+    if style != "simple":
+        return tabulate(*_cells(rows, devices=several, marks={}), style)
+    distinct = list(dict.fromkeys(note for row in rows for note in notes(row)))
+    marks = {note: _letter(number) for number, note in enumerate(distinct)}
+    legend = [f"{mark}  {note}" for note, mark in marks.items()]
+    return "\n".join([tabulate(*_cells(rows, devices=several, marks=marks)), *([""] * bool(legend)), *legend])
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number) if number < 26 else str(number)
 
 
 def findings(found: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
@@ -153,10 +163,31 @@ def rate(row: Row) -> str:
     return units.scaled(row["rate"], row["rate_unit"])
 
 
-def notes(row: Row) -> str:
+def notes(row: Row) -> list[str]:
     """Status, where it is not plain, and flags in words."""
     words = [] if row["status"] == "ok" else [f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]]
-    return plain("; ".join([*words, *(_WORDS.get(flag, flag) for flag in row["flags"])]), 120)
+    if (row["of_measured"] or 0) > 1.05:
+        words.append(
+            "above the roof: the matrix product or copy of this file was measured too slow, or with other data"
+        )
+    return [plain(word, 200) for word in [*words, *(_WORDS.get(flag, flag) for flag in row["flags"])]]
+
+
+def distributions(rows: Sequence[Row], style: str = "simple") -> str:
+    """How single samples spread, for those who look closer."""
+    fields = ("min_s", "q1_s", "median_s", "mean_s", "q3_s", "p90_s", "p99_s")
+    body = [
+        [
+            plain(row["case"]),
+            str(row["samples"]),
+            *(_or_dash(row[field], units.seconds) for field in fields),
+            str(row["outliers_far"]),
+        ]
+        for row in rows
+        if row.get("samples")
+    ]
+    header = ["samples of", "number", "min", "q1", "median", "mean", "q3", "p90", "p99", "far out"]
+    return tabulate(*_without_empty(header, body), style)
 
 
 def timers(readings: Sequence[dict[str, Any]]) -> str:
@@ -201,7 +232,7 @@ def one_style(**chosen: bool) -> str | None:
     return asked[0] if asked else None
 
 
-def _cells(rows: Sequence[Row], *, devices: bool) -> tuple[list[str], Cells]:
+def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tuple[list[str], Cells]:
     """Case, step time with its spread, rate, shares of the roofs, rounds, what to know."""
     header = ["device", "case", "step", "±95 %", "rate", "of measured", "of datasheet", "rounds", "notes"]
     body = [
@@ -209,12 +240,12 @@ def _cells(rows: Sequence[Row], *, devices: bool) -> tuple[list[str], Cells]:
             plain(row["device"]) if devices else "",
             plain(row["case"]),
             _or_dash(row["step_s"], units.seconds),
-            _or_dash(row["spread"], units.percent),
+            _or_dash(row["spread"], lambda spread: units.percent(spread) if spread <= 1 else "> 100 %"),
             rate(row),
             _or_dash(row["of_measured"], lambda share: units.percent(share, 0)),
             _or_dash(row["of_datasheet"], lambda share: units.percent(share, 0)),
             str(row["rounds"]),
-            notes(row),
+            (" " if marks else "; ").join(marks.get(note, note) for note in notes(row)),
         ]
         for row in rows
     ]

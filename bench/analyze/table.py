@@ -1,5 +1,6 @@
 """Table: rows for people and programs from any number of result files. Plain rows; pandas only where asked for."""
 
+import math
 import operator
 import os
 import re
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bench import record
+from bench import record, stats
 from bench.analyze.summary import Ceilings, Summary, ceilings, summarize
 from bench.errors import UserError
 from bench.record import ResultFile
@@ -71,6 +72,7 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
         "rate_unit": rate[1] if rate else None,
         "flops_per_s": summary.flops_per_s,
         "bytes_per_s": summary.bytes_per_s,
+        **distribution(summary),
         "of_measured": roofs.share(summary),
         "of_datasheet": summary.of_datasheet,
         "peak_memory_bytes": max(
@@ -86,15 +88,53 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
     return own | {name: value for name, value in first.params.items() if name not in own}
 
 
+def distribution(summary: Summary) -> Row:
+    """How single samples spread, over all rounds: of whole steps where a workload has them, else of samples.
+
+    Percentiles stand here only where a two-sided 95 % interval of them exists. Nothing is left out as an outlier; they
+    are counted: beyond 1.5 and 3 interquartile ranges (Tukey 1977) and beyond 10 scaled median deviations.
+    """
+    samples = [time for one in summary.valid for time in (one.step_samples_s or one.samples_s)]
+    if not samples:
+        return {}
+    found = stats.outliers(samples)
+    percentiles = {"p90_s": 0.90, "p95_s": 0.95, "p99_s": 0.99}
+    return {
+        "samples": len(samples),
+        "min_s": min(samples),
+        "q1_s": stats.quantile(samples, 0.25),
+        "median_s": stats.median(samples),
+        "mean_s": math.fsum(samples) / len(samples),
+        "q3_s": stats.quantile(samples, 0.75),
+        **{
+            name: stats.quantile(samples, p) if stats.quantile_interval(samples, p) else None
+            for name, p in percentiles.items()
+        },
+        "outliers_mild": found.mild,
+        "outliers_severe": found.severe,
+        "outliers_far": found.far,
+        "slow_first": any(stats.outliers(one.samples_s).slow_first for one in summary.valid),
+    }
+
+
 def pivot(made: list[Row], by: str) -> tuple[list[str], list[list[Any]]]:
     """Cases down, values of field `by` across, rows in the cells; of several runs in one cell the latest."""
     _check_field(by, made)
     columns = list(dict.fromkeys(str(one.get(by)) for one in made))
+    by_device = len({one["device"] for one in made}) > 1 and not _belongs_to_device(by, made)
     cells: dict[str, dict[str, Row]] = {}
     for one in sorted(made, key=lambda one: str(one["started"])):
-        name = one["case"] if by not in one["case"] else re.sub(rf" {re.escape(by)}=\S+", "", one["case"])
+        name = re.sub(rf" {re.escape(by)}=\S+", "", one["case"]) + (f" on {one['device']}" if by_device else "")
         cells.setdefault(name, {})[str(one.get(by))] = one
     return columns, [[name, *(found.get(column) for column in columns)] for name, found in cells.items()]
+
+
+def _belongs_to_device(by: str, made: list[Row]) -> bool:
+    """Whether each value of the field comes from one device: then its columns tell the devices apart."""
+    devices: dict[str, set[str]] = {}
+    for one in made:
+        devices.setdefault(str(one.get(by)), set()).add(one["device"])
+    return all(len(names) == 1 for names in devices.values())
 
 
 def frame(paths: Iterable[str | os.PathLike[str]], where: str = "") -> Any:

@@ -22,10 +22,13 @@ def vendors() -> list[str]:
 
 
 def find(spec: str) -> list[Device]:
-    """The devices that `spec` names: `nvidia`, `nvidia:0,1`, `cpu`, `all`, or `default` (accelerators, else the CPU).
+    """The devices that `spec` names: `nvidia`, `nvidia:0,1`, `cpu`, `all`, or `default` (accelerators, else the CPU);
+    several with spaces between them.
 
     Raises UserError when there is no such device, with what there is.
     """
+    if len(parts := spec.split()) > 1:
+        return [device for part in parts for device in find(part)]
     if spec in {"default", "all"}:
         found = accelerators()
         return found + _detect("cpu") if spec == "all" or not found else found

@@ -12,6 +12,16 @@ class Apple(Device):
     def use(self) -> None:
         """There is only one."""
 
+    def synchronize(self) -> None:
+        """Waits until everything enqueued is done."""
+        self._module().synchronize()
+
+    def _memory_info(self) -> tuple[int | None, int | None]:
+        """What Metal recommends to use, less what is in use."""
+        module = self._module()
+        total = int(module.recommended_max_memory())
+        return total - int(module.driver_allocated_memory()), total
+
 
 def detect() -> list[Device]:
     """The GPU where torch can use it."""

@@ -1,7 +1,7 @@
 """Device: the one seam between the method and what runs the work.
 
-The timer, the statistics and the runner know only this. `Device` itself drives whatever `torch.accelerator` offers,
-with events where the backend has them and the host clock where it has not; a vendor's file adds detection and sensors.
+The timer, the statistics and the runner know only this. `Device` itself drives any accelerator that torch has, with
+events where the backend has them and the host clock where it has not; a vendor's file adds detection and sensors.
 """
 
 import time
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Where a driver does not tell its cache size we assume this much, which no accelerator's last level exceeds by far.
 FALLBACK_CACHE_BYTES = 256 << 20
+ASSUMED_FREE_BYTES = 4 << 30
 # Inputs are cut from one block of this many normal numbers: generating each anew would take longer than measuring.
 _POOL_ELEMENTS = 1 << 24
 
@@ -41,9 +42,9 @@ class Absence:
 class Step:
     """One prepared unit of work, with inputs and outputs of its own.
 
-    `run` is what is timed: it enqueues the work and returns without synchronizing. `error` runs the step once into
-    poisoned outputs and gives ||out - reference|| / ||reference|| against a reference in higher precision; NaN is a
-    failure.
+    `run` is what is timed: it enqueues the work, returns without synchronizing, and gives its output where it has one.
+    `error` runs the step once more on the same inputs and gives ||out - reference|| / ||reference|| against a reference
+    in higher precision, infinity for an output that is not finite or not written.
     """
 
     run: Callable[[], object]
@@ -74,6 +75,8 @@ class Device:
     clock: Literal["event", "host", "virtual"] = "event"
     # Whether a call returns before its work is done, so that launch and execution are two times.
     asynchronous: bool = True
+    # Whether something left the process in a state that other cases should not meet, such as a capture that failed.
+    spoilt: bool = False
 
     def __init__(self, *, vendor: str, index: int, name: str, backend: str) -> None:
         """`backend` is torch's name of the device type: cuda, xpu, mps, npu, cpu."""
@@ -114,15 +117,19 @@ class Device:
 
     def synchronize(self) -> None:
         """Waits until everything enqueued is done."""
-        import torch
-
-        torch.accelerator.synchronize(self.torch_device)
+        self._module().synchronize(self.torch_device)
 
     def use(self) -> None:
         """Makes this the device of the process, before the first allocation."""
+        self._module().set_device(self.index)
+
+    def _module(self) -> Any:
+        """torch.cuda, torch.xpu, torch.npu: they share these names in every version since 2.6, whereas
+        torch.accelerator got its memory functions only later, and a lab's torch is what it is.
+        """
         import torch
 
-        torch.accelerator.set_device_index(self.index)
+        return getattr(torch, self.backend)
 
     # Work
 
@@ -142,9 +149,10 @@ class Device:
         return lambda: buffer.zero_()
 
     def supports(self, dtype: str) -> bool:
-        """Whether the device multiplies matrices of this type."""
+        """Whether the device multiplies matrices of this type. Raises RuntimeError where it does nothing any more."""
         import torch
 
+        torch.ones(1, device=self.torch_device).item()  # a device that is lost must not pass for one that lacks a type
         try:
             tensor = torch.ones(16, 16, device=self.torch_device, dtype=getattr(torch, dtype))
             (tensor @ tensor).sum().item()
@@ -201,9 +209,10 @@ class Device:
         """All memory of the device."""
         return self._memory_info()[1]
 
-    def free_bytes(self) -> int | None:
-        """What could be allocated now."""
-        return self._memory_info()[0]
+    def free_bytes(self) -> int:
+        """What could be allocated now; where torch does not tell, what the smallest accelerators can spare."""
+        free = self._memory_info()[0]
+        return ASSUMED_FREE_BYTES if free is None else free
 
     def cache_bytes(self) -> int:
         """Size of the last-level cache, or an assumption that is too large rather than too small."""
@@ -211,32 +220,24 @@ class Device:
 
     def reset_peak_memory(self) -> None:
         """Starts the peak anew."""
-        import torch
-
-        if hasattr(torch.accelerator, "reset_peak_memory_stats"):
-            torch.accelerator.reset_peak_memory_stats(self.torch_device)
+        if hasattr(self._module(), "reset_peak_memory_stats"):
+            self._module().reset_peak_memory_stats(self.torch_device)
 
     def peak_memory(self) -> Reading:
         """Most memory that torch held allocated since the peak was reset, in bytes."""
-        import torch
-
         try:
-            return Reading(float(torch.accelerator.max_memory_allocated(self.torch_device)))
+            return Reading(float(self._module().max_memory_allocated(self.torch_device)))
         except (AttributeError, RuntimeError, NotImplementedError) as error:
             return Reading(None, f"torch does not count it on {self.backend} ({type(error).__name__})")
 
     def release(self) -> None:
         """Gives cached memory back, after a case."""
-        import torch
-
-        if hasattr(torch.accelerator, "empty_cache"):
-            torch.accelerator.empty_cache()
+        self._module().empty_cache()
 
     def _memory_info(self) -> tuple[int | None, int | None]:
-        import torch
-
+        """Free and all memory in bytes, None where torch does not tell."""
         try:
-            free, total = torch.accelerator.get_memory_info(self.torch_device)
+            free, total = self._module().mem_get_info(self.torch_device)
         except (AttributeError, RuntimeError, NotImplementedError):
             return None, None
         return int(free), int(total)

@@ -1,5 +1,6 @@
 """The CPU: a first-class device. Work is done in the call itself, so the host clock is exact and a launch is free."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 _CACHE_BYTES_PER_CORE = 32 << 20
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_CPUS = Path("/sys/devices/system/cpu")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Cpu(Device):
@@ -40,13 +42,21 @@ class Cpu(Device):
         return torch.device("cpu")
 
     def cache_bytes(self) -> int:
-        """The largest cache that a core reports, at most 32 MiB for each core.
+        """All last-level caches of the cores that this process may use, at most 32 MiB for each core.
 
         A virtual machine reports its host's whole cache, 480 MiB on one with two cores here, though the other guests
         hold most of it: copies that rotated through more than 128 MiB ran at the speed of memory there.
         """
-        sizes = [_kibibytes(path.read_text()) for path in _CACHES.glob("index*/size")]
-        return min(max(sizes, default=FALLBACK_CACHE_BYTES), _CACHE_BYTES_PER_CORE * (os.cpu_count() or 1))
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        found: dict[tuple[int, str], int] = {}
+        for core in cores:
+            for path in _CPUS.glob(f"cpu{core}/cache/index*"):
+                with contextlib.suppress(OSError, ValueError):
+                    level, shared = int((path / "level").read_text()), (path / "shared_cpu_list").read_text()
+                    found[level, shared] = _kibibytes((path / "size").read_text())
+        last = max((level for level, _ in found), default=0)
+        total = sum(size for (level, _), size in found.items() if level == last)
+        return min(total or FALLBACK_CACHE_BYTES, _CACHE_BYTES_PER_CORE * len(cores))
 
     def reset_peak_memory(self) -> None:
         """The kernel's peak cannot be reset without privileges."""
@@ -56,11 +66,28 @@ class Cpu(Device):
         return Reading(None, "the kernel keeps one peak per process, not per case")
 
     def release(self) -> None:
-        """Freed memory stays with the allocator on purpose: see `allocator` in measure/worker.py."""
+        """Freed memory stays with the allocator on purpose: see `allocator_settings` in measure/process.py."""
 
     def _memory_info(self) -> tuple[int | None, int | None]:
+        """What the system has free, and no more than what a batch system or a container leaves of it."""
         memory = psutil.virtual_memory()
-        return int(memory.available), int(memory.total)
+        return min([int(memory.available), *_left_in_groups()]), int(memory.total)
+
+
+def _left_in_groups() -> list[int]:
+    """Bytes that each control group (version 2) round this process still allows, from its own up to the root."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
+    except OSError:
+        return []
+    left, group = [], _CGROUPS / own
+    for folder in [group, *group.parents]:
+        with contextlib.suppress(OSError, ValueError):  # no such limit there, or the word `max`
+            limit, used = int((folder / "memory.max").read_text()), int((folder / "memory.current").read_text())
+            left.append(max(0, limit - used))
+        if folder == _CGROUPS:
+            break
+    return left
 
 
 def detect() -> list[Device]:

@@ -34,6 +34,9 @@ class Nvidia(Device):
             with torch.cuda.graph(graph, stream=stream):
                 run()
         except RuntimeError as error:
+            self.spoilt = True  # before 2.12 torch's allocator does not recover from a failed capture
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
             raise Unsupported(f"graph capture: {str(error).splitlines()[0]}") from error
         return lambda: graph.replay()
 

@@ -110,7 +110,7 @@ def _usage() -> tuple[int, int] | tuple[None, None]:
 
 
 def _pressure_s() -> float | None:
-    """Seconds in which some task of the machine, or of our container, waited for a CPU."""
+    """Seconds in which some task of the machine, waited for a CPU."""
     try:
         line = Path("/proc/pressure/cpu").read_text().splitlines()[0]
         return int(line.rpartition("total=")[2]) / 1e6

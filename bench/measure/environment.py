@@ -82,6 +82,7 @@ def device_facts(device: Device) -> record.DeviceFacts:
     known = chip.match(device.name)
     uuid = device.uuid()
     return record.DeviceFacts(
+        spec=device.spec,
         vendor=device.vendor,
         name=device.name,
         chip=known.name if known else None,

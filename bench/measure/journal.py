@@ -52,10 +52,11 @@ class Journal:
         while self._waiting:
             try:
                 record.append(self._descriptor, self._waiting[0])
-            except OSError as error:
-                # Half a line would spoil the ones after it.
+            except BaseException as error:  # Ctrl-C too: the line still waits, so what is there of it must go
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._descriptor, self._end)
+                if not isinstance(error, OSError):
+                    raise
                 say = f"cannot write {self.path}: {error.strerror}; kept in memory, tried again with the next"
                 print(f"accelmark: {say}", file=sys.stderr)
                 return

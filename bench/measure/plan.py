@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import model, workload
+from bench import model, units, workload
 from bench.errors import UserError
 from bench.record import Protocol, Speeds
 from bench.workload import Scalar, Workload
@@ -128,19 +128,22 @@ def validate(request: Request) -> None:
 def make(request: Request, speeds: list[Speeds], start_s: float) -> Plan:
     """The plan for devices of these speeds. Raises UserError for anything that is not as the workloads have it."""
     suite, entries = _chosen(request)
-    planned = [
+    planned = _unique([
         planned_case(case, device, device_speeds, suite.protocols)
         for entry in entries
         for device, device_speeds in enumerate(speeds)
         for case in _cases(entry, request, device_speeds)
-    ]
+    ])  # fmt: skip
+    # Not even the smallest rung fits, or the user asked for too much: on a shared host it would end others' programs.
+    too_large = {id(one): _missing_memory(one, speeds[one.device]) for one in planned}
     plan = Plan(
         suite=_suite_name(request),
         rounds=request.rounds or suite.rounds,
         timeout_s=request.timeout_s or suite.timeout_s,
         protocols=suite.protocols,
-        cases=_unique(planned),
+        cases=[one for one in planned if not too_large[id(one)]],
         start_s=start_s,
+        skipped=[(one, too_large[id(one)]) for one in planned if too_large[id(one)]],
     )
     return plan if request.budget_s is None else fit(plan, request.budget_s, rounds_fixed=request.rounds is not None)
 
@@ -243,7 +246,7 @@ def _offered(name: str, rungs: list[dict[str, Scalar]]) -> list[Workload]:
 
 
 def _suitable(offered: list[Workload], entry: Entry, speeds: Speeds) -> list[Workload]:
-    """The largest rungs that fit; the smallest where none does, so that every workload has a record that says so."""
+    """The largest rungs that fit; the smallest where none does, so that every workload has a record."""
     room = MEMORY_SHARE * speeds.free_bytes
     fitting = [
         case
@@ -251,6 +254,14 @@ def _suitable(offered: list[Workload], entry: Entry, speeds: Speeds) -> list[Wor
         if case.memory_bytes() <= room and (entry.step_s is None or predicted_s(case, speeds) <= entry.step_s)
     ]
     return fitting[-entry.take :] if fitting else offered[:1]
+
+
+def _missing_memory(planned: PlannedCase, speeds: Speeds) -> str:
+    """Why a case is not even tried, or nothing."""
+    needed = planned.case.memory_bytes()
+    if needed <= speeds.free_bytes:
+        return ""
+    return f"needs about {units.gibibytes(needed)}, {units.gibibytes(speeds.free_bytes)} is free"
 
 
 def predicted_s(case: Workload, speeds: Speeds) -> float:
@@ -264,7 +275,8 @@ def planned_case(case: Workload, device: int, speeds: Speeds, protocols: dict[st
     """The case with a guess of its time on a device of these speeds."""
     protocol = protocols[case.scale]
     step_s = predicted_s(case, speeds)
-    prepare_s = 0.2 + 4 * case.memory_bytes() / speeds.bytes_per_s
+    # Filling buffers with data and checking the output take about 80 times as long as reading the buffers once.
+    prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s
     least_s = (protocol.settle_steps + 3) * step_s  # the first call, settling, checking
     return PlannedCase(
         case=case,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import queue
 import signal
 import subprocess
@@ -14,10 +15,22 @@ from typing import IO
 import msgspec
 
 from bench.errors import UserError, without_paths
-from bench.measure import worker
+from bench.measure.messages import Order, Ready, Refused, Reply
 
 # A first import of torch from a network file system takes minutes.
 START_LIMIT_S = 600.0
+
+
+def allocator_settings() -> dict[str, str]:
+    """Two thresholds of glibc's allocator, fixed before a worker starts.
+
+    By default glibc gives a freed block of some megabytes back to the kernel at once, or does not, depending on what
+    the process did before; fetching it anew costs a page fault for each 4 KiB, up to ten times as long as the work.
+    With these a freed block stays. Before 2.35 glibc refused a threshold of more than 32 MiB, and then kept 128 KiB.
+    """
+    name, version = platform.libc_ver()
+    old = name == "glibc" and tuple(map(int, version.split(".")[:2])) < (2, 35)
+    return {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str((32 << 20) if old else (1 << 30))}
 
 
 class WorkerDied(Exception):
@@ -47,20 +60,24 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **worker.ENVIRONMENT, **counts, "PYTHONPATH": path},
+            env={**os.environ, **allocator_settings(), **counts, "PYTHONPATH": path},
             start_new_session=True,
         )
-        self._replies: queue.SimpleQueue[worker.Reply | None] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
+        self._ready = False
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def ask(self, order: worker.Order) -> None:
-        """Sends an order; one that a dead worker cannot take shows in the next `answer`."""
+    def ask(self, order: Order) -> None:
+        """Sends an order, the first when the worker has started. Raises as `answer` does when it does not start."""
+        if not self._ready:
+            assert isinstance(self.answer(START_LIMIT_S), Ready)
+            self._ready = True
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(msgspec.json.encode(order) + b"\n")
             self._process.stdin.flush()
 
-    def answer(self, limit_s: float) -> worker.Reply:
+    def answer(self, limit_s: float) -> Reply:
         """The next reply. Raises WorkerHung, WorkerDied, or UserError for what the user can put right."""
         try:
             reply = self._replies.get(timeout=limit_s)
@@ -69,7 +86,7 @@ class WorkerProcess:
             raise WorkerHung(f"no answer within {limit_s:.0f} s") from None
         if reply is None:
             raise WorkerDied(self._last_words())
-        if isinstance(reply, worker.Refused):
+        if isinstance(reply, Refused):
             raise UserError(reply.message)
         return reply
 
@@ -77,14 +94,15 @@ class WorkerProcess:
         """Ends the worker and whatever it started."""
         with contextlib.suppress(OSError):  # it may be gone
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver not even SIGKILL ends it
+            self._process.wait(timeout=10)
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        decoder = msgspec.json.Decoder(worker.Reply)
+        decoder = msgspec.json.Decoder(Reply)
         try:
             for line in self._process.stdout:
                 self._replies.put(decoder.decode(line))
@@ -93,7 +111,10 @@ class WorkerProcess:
         self._replies.put(None)
 
     def _last_words(self) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return "the worker closed its pipe and does not end"
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         if code == -signal.SIGKILL:
             how += ", as the kernel sends when memory is short"

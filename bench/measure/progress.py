@@ -4,6 +4,7 @@ A display that redraws itself during a measurement raises what it measures: by 5
 progress bar at 10 Hz.
 """
 
+import shutil
 import sys
 
 from bench import stats, units
@@ -23,7 +24,7 @@ class Terminal:
         """Shown while the case is measured, then overwritten on a terminal."""
         if sys.stderr.isatty():
             text = f"round {round_index + 1} of {rounds}, about {units.clock(left_s)} left: {plain(case)}"
-            print(f"\r\x1b[K{text[:100]}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
 
     def done(self, measured: Record) -> None:
         """The case with its median, or what became of it."""

@@ -19,12 +19,13 @@ import msgspec
 from bench import record, workload
 from bench.device import Absence
 from bench.errors import UserError, private
-from bench.measure import environment, plan, preflight, worker
+from bench.measure import environment, messages, plan, preflight
+from bench.measure.case import empty_record, now
 from bench.measure.journal import Journal
-from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess
+from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess, allocator_settings
 from bench.record import Planned, Record, ResultFile, Session, Speeds
 
-Reply = TypeVar("Reply", bound=worker.Reply)
+Reply = TypeVar("Reply", bound=messages.Reply)
 
 
 class Progress(Protocol):
@@ -74,8 +75,7 @@ def look(device: str, seed: int, *, measure_speeds: bool = True) -> Laboratory:
     started = time.monotonic()
     first = WorkerProcess(device, threads, seed)
     with contextlib.closing(first):
-        first.ask(worker.Describe())
-        described = answer(first, worker.Described)
+        described = ask(first, messages.Describe(), messages.Described)
         start_s = time.monotonic() - started
         speeds = [_probe(first)] if measure_speeds else []
     for spec in described.specs[1:] if measure_speeds else []:
@@ -83,7 +83,7 @@ def look(device: str, seed: int, *, measure_speeds: bool = True) -> Laboratory:
         with contextlib.closing(other):
             speeds.append(_probe(other))
     host = environment.host(threads)
-    host = msgspec.structs.replace(host, settings={**host.settings, **worker.ENVIRONMENT})
+    host = msgspec.structs.replace(host, settings={**host.settings, **allocator_settings()})
     return Laboratory(
         specs=described.specs,
         devices=described.facts,
@@ -96,10 +96,10 @@ def look(device: str, seed: int, *, measure_speeds: bool = True) -> Laboratory:
     )
 
 
-def remember_speeds(laboratory: Laboratory, folder: Path) -> Laboratory:
-    """The same, with the speeds of this machine's earlier runs in `folder` where the new ones confirm them."""
+def remember_speeds(laboratory: Laboratory, folders: list[Path]) -> Laboratory:
+    """The same, with the speeds of this machine's earlier runs in `folders` where the new ones confirm them."""
     earlier: dict[str, list[Speeds]] = {}
-    for path in sorted(folder.glob("*.jsonl"), reverse=True)[:20]:
+    for path in [path for folder in folders for path in sorted(folder.glob("*.jsonl"), reverse=True)[:20]]:
         with contextlib.suppress(UserError):
             session = record.read(path).session
             for facts, speeds in zip(session.devices, session.speeds, strict=False):
@@ -130,8 +130,27 @@ def new_session(laboratory: Laboratory, planned: plan.Plan, *, seed: int, argv: 
         host=laboratory.host,
         software=laboratory.software,
         preflight=laboratory.findings,
-        reasons={},
+        reasons=_unknown(laboratory),
     )
+
+
+def _unknown(laboratory: Laboratory) -> dict[str, str]:
+    """Why a field of the session is null."""
+    reasons = {"idle_power": "not measured by this version"}
+    found = environment.harness()
+    if found.commit is None:
+        reasons |= dict.fromkeys(("harness.commit", "harness.dirty"), "not run from a git clone")
+    if laboratory.host.governor is None:
+        reasons["host.governor"] = "the system does not tell"
+    if laboratory.host.virtualisation is None:
+        reasons["host.virtualisation"] = "the processor names no hypervisor"
+    for number, facts in enumerate(laboratory.devices):
+        if facts.chip is None:
+            reasons[f"devices.{number}.chip"] = "no chip of the catalog has this name"
+        for name in ("uuid_hash", "driver", "memory_bytes"):
+            if getattr(facts, name) is None:
+                reasons[f"devices.{number}.{name}"] = f"not told by {facts.vendor}"
+    return reasons
 
 
 def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path: Path, progress: Progress) -> Outcome:
@@ -140,7 +159,7 @@ def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path
     journal.append(session)
     for left_out, reason in planned.skipped:
         job = _job(left_out.case, left_out.device, 0, planned.protocols)
-        journal.append(worker.empty_record(left_out.case, job, "skipped", reason, _now()))
+        journal.append(empty_record(left_out.case, job, "skipped", reason, now()))
     run = _Run(laboratory, planned, session, journal, progress, done=set())
     return run.all_rounds()
 
@@ -154,6 +173,8 @@ def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: 
     torch_then, torch_now = found.session.software.get("torch"), laboratory.software.get("torch")
     if torch_then != torch_now:
         raise UserError(f"{path.name} was begun with torch {torch_then}, here is {torch_now}: start a new run")
+    if found.session.harness.method != record.METHOD:
+        raise UserError(f"{path.name} was measured by method {found.session.harness.method}, this is {record.METHOD}")
     done = {_place(one.workload, one.params, one.device, one.round) for one in found.records}
     journal = Journal(path, resume=True)
     outcome = _Run(laboratory, planned, found.session, journal, progress, done=done).all_rounds()
@@ -161,9 +182,10 @@ def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: 
     return outcome
 
 
-def answer(process: WorkerProcess, kind: type[Reply]) -> Reply:
-    """A worker's answer of that kind to what it was asked first. Raises UserError when it cannot start at all."""
+def ask(process: WorkerProcess, order: messages.Order, kind: type[Reply]) -> Reply:
+    """A worker's answer of that kind to `order`. Raises UserError when it cannot even start."""
     try:
+        process.ask(order)
         reply = process.answer(START_LIMIT_S)
     except (WorkerDied, WorkerHung) as error:
         if "No module named 'torch'" in str(error):
@@ -242,19 +264,25 @@ class _Run:
 
     def _measure(self, process: WorkerProcess, planned: plan.PlannedCase, round_index: int) -> bool:
         """One case; False when the worker did not survive it."""
-        case, started = planned.case, _now()
+        case, started = planned.case, now()
         job = _job(case, planned.device, round_index, self._plan.protocols)
         self._progress.begin(case.label(), round_index, self._plan.rounds, max(0.0, self._left_s))
+        kept: list[Record] = []
+        alive = True
         try:
             process.ask(job)
-            for measured in _records(process, self._plan.timeout_s):
-                self._keep(measured)
-            alive = True
-        except WorkerHung as error:
-            self._keep(worker.empty_record(case, job, "timeout", str(error), started))
-            alive = False
-        except WorkerDied as error:
-            self._keep(worker.empty_record(case, job, "crash", str(error), started))
+            for answered in _answers(process, self._plan.timeout_s):
+                if isinstance(answered, messages.Finished):
+                    # A fresh process after anything that may have left its mark: a lost context fails all that follows.
+                    alive = not answered.spoilt and all(one.status != "crash" for one in kept)
+                else:
+                    self._keep(answered.record)
+                    kept.append(answered.record)
+        except (WorkerDied, WorkerHung, UserError) as error:  # UserError: the device is gone that was there a round ago
+            # A case has a second record only where launches set the pace of the first.
+            if not kept or (len(kept) == 1 and "launch_bound" in kept[0].flags):
+                status, launch = "timeout" if isinstance(error, WorkerHung) else "crash", "graph" if kept else "eager"
+                self._keep(empty_record(case, job, status, str(error), started, launch=launch))
             alive = False
         self._left_s -= planned.estimate_s
         return alive
@@ -265,24 +293,23 @@ class _Run:
         self._progress.done(measured)
 
 
-def _records(process: WorkerProcess, timeout_s: float) -> Iterator[Record]:
-    """The records of one case; the first also waits for the worker's start."""
+def _answers(process: WorkerProcess, timeout_s: float) -> Iterator[messages.Measured | messages.Finished]:
+    """The records of one case as they come, and its end."""
     deadline = time.monotonic() + timeout_s
     while True:
         reply = process.answer(max(0.1, deadline - time.monotonic()))
-        assert isinstance(reply, worker.Measured)
-        yield reply.record
-        if reply.last:
+        assert isinstance(reply, messages.Measured | messages.Finished)
+        yield reply
+        if isinstance(reply, messages.Finished):
             return
 
 
 def _probe(process: WorkerProcess) -> Speeds:
-    process.ask(worker.Probe())
-    return answer(process, worker.Probed).speeds
+    return ask(process, messages.Probe(), messages.Probed).speeds
 
 
-def _job(case: workload.Workload, device: int, round_index: int, protocols: dict[str, Any]) -> worker.Job:
-    return worker.Job(
+def _job(case: workload.Workload, device: int, round_index: int, protocols: dict[str, Any]) -> messages.Job:
+    return messages.Job(
         workload=case.name,
         params=case.params(),
         device=device,
@@ -298,7 +325,3 @@ def _place(name: str, params: dict[str, Any], device: int, round_index: int) -> 
 
 def _same_device(facts: record.DeviceFacts) -> str:
     return f"{facts.vendor} {facts.name} {facts.uuid_hash}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -3,22 +3,17 @@
 import contextlib
 from pathlib import Path
 
-from bench.measure import environment, runner, worker
+from bench.measure import environment, messages, runner
 from bench.measure.peers import Agreement
 from bench.measure.plan import Plan
 from bench.measure.process import WorkerProcess
-from bench.workload import Scalar
-
-# What timers are compared on: long enough for every one of them, short enough for a laptop.
-CASE: tuple[str, dict[str, Scalar]] = ("matmul", {"m": 1024, "n": 1024, "k": 1024, "dtype": "float32"})
 
 
 def timers(device: str, seed: int) -> list[Agreement]:
     """How other timers read the same call as ours. Raises UserError where `device` names nothing."""
     process = WorkerProcess(device, environment.usable_threads(), seed)
     with contextlib.closing(process):
-        process.ask(worker.CompareTimers(workload=CASE[0], params=CASE[1]))
-        return runner.answer(process, worker.TimersCompared).agreements
+        return runner.ask(process, messages.CompareTimers(), messages.TimersCompared).agreements
 
 
 def identical(

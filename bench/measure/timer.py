@@ -22,6 +22,8 @@ from bench.record import Protocol
 
 # A sample lasts at least this many clock floors, so that the floor is 0.5 % of it at most.
 FLOOR_FACTOR = 200
+# Where a mark waits for the device, a sample lasts at least this long, so that the wait is below 1 % of it.
+WAITED_SAMPLE_S = 20e-3
 # Launches in flight that no driver's queue refuses or waits for.
 QUEUE_DEPTH = 256
 # A burst of launches lasts at most this long: of 2 us each, no driver's queue fills up, whose 1000 or so places hold
@@ -212,6 +214,8 @@ class _Window:
         protocol = self.protocol
         # Long enough for the clock, and for the least time to be filled by half the samples allowed.
         sample_s = max(protocol.sample_s, FLOOR_FACTOR * floor_s, 2 * protocol.min_time_s / protocol.max_samples)
+        if self.device.clock == "host" and self.device.asynchronous:
+            sample_s = max(sample_s, WAITED_SAMPLE_S)  # each mark is a wait, which drains the queue
         self.repeats = 1 if self.lead else max(1, math.ceil(sample_s / max(step_s, 1e-9)))
         take = self._take_blocks if self.blocks else self._take_led if self.lead else self._take_samples
         look = protocol.min_samples
@@ -263,15 +267,17 @@ class _Window:
         self.samples_s += [device.seconds_between(a, b) / self.repeats for a, b in itertools.pairwise(marks)]
 
     def _take_blocks(self, count: int) -> None:
-        """`count` blocks, each between two waits; marks inside give the single steps without waiting for them."""
+        """`count` blocks, each between two waits; marks inside give the single steps where they need not wait."""
         device = self.device
+        free_marks = device.clock != "host" or not device.asynchronous
         for _ in range(count):
             device.synchronize()
             start = device.now_s()
-            marks: list[Any] = [device.event()]
+            marks: list[Any] = [device.event()] if free_marks else []
             for _ in range(self.repeats):
                 next(self.rotation)()
-                marks.append(device.event())
+                if free_marks:
+                    marks.append(device.event())
             device.synchronize()
             self.samples_s.append((device.now_s() - start) / self.repeats)
             self.step_samples_s += [device.seconds_between(a, b) for a, b in itertools.pairwise(marks)]

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from bench.device import Device
 from bench.model import Model
+from workloads._attend import attend
+from workloads._reference import wide
 
 
 class Transformer(nn.Module):
@@ -79,7 +81,7 @@ class Attention(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         heads, groups, head_dim = model.num_attention_heads, model.num_key_value_heads, model.head_dim
-        self.head_dim, self.grouped = head_dim, heads != groups
+        self.head_dim = head_dim
         self.query = nn.Linear(model.hidden_size, heads * head_dim, bias="qkv" in model.attention_bias)
         self.key = nn.Linear(model.hidden_size, groups * head_dim, bias="qkv" in model.attention_bias)
         self.value = nn.Linear(model.hidden_size, groups * head_dim, bias="qkv" in model.attention_bias)
@@ -102,9 +104,7 @@ class Attention(nn.Module):
             # torch's causal mask stands at the top left: after a filled cache it suits a single token only.
             assert start == 0 or x_BSE.shape[1] == 1, "after a filled cache, one token at a time"
             k_BGSD, v_BGSD = cache.extend(k_BGSD, v_BGSD, start)
-        out_BHSD = functional.scaled_dot_product_attention(
-            q_BHSD, k_BGSD, v_BGSD, is_causal=start == 0, enable_gqa=self.grouped
-        )
+        out_BHSD = attend(q_BHSD, k_BGSD, v_BGSD, is_causal=start == 0)
         out_BSE: Tensor = self.output(out_BHSD.transpose(1, 2).flatten(2))
         return out_BSE
 
@@ -190,14 +190,14 @@ def empty_caches(model: Model, device: Device, dtype: str, batch: int, length: i
 
 
 def reference_layers(transformer: Transformer, tokens_S: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The same arithmetic in float64 on the CPU, written out plainly: for each layer its keys and values [G, S, D] and
+    """The same arithmetic in float64, written out plainly: for each layer its keys and values [G, S, D] and
     the stream [S, E] after it. Weights are widened one layer at a time, so a large model needs little extra memory.
     """
     model, length = transformer.model, tokens_S.shape[0]
-    x_SE = _wide(transformer.embedding.weight[tokens_S])
+    x_SE = wide(transformer.embedding.weight[tokens_S])
     if transformer.positions is not None:
-        x_SE = x_SE + _wide(transformer.positions.weight[:length])
-    future_SS = torch.ones(length, length, dtype=torch.bool).triu(1)
+        x_SE = x_SE + wide(transformer.positions.weight[:length])
+    future_SS = torch.ones(length, length, dtype=torch.bool, device=x_SE.device).triu(1)
     group = model.num_attention_heads // model.num_key_value_heads
     for block in transformer.blocks:
         attention, mlp = block.attention, block.mlp
@@ -209,7 +209,7 @@ def reference_layers(transformer: Transformer, tokens_S: Tensor) -> Iterator[tup
         if attention.query_norm is not None:
             q_HSD, k_GSD = _wide_norm(attention.query_norm, q_HSD), _wide_norm(attention.key_norm, k_GSD)
         if transformer.rotation is not None:
-            angles_SD = _wide(transformer.rotation.angles_CD[:length])
+            angles_SD = wide(transformer.rotation.angles_CD[:length])
             q_HSD, k_GSD = (rotate(x, angles_SD.cos(), angles_SD.sin()) for x in (q_HSD, k_GSD))
         scores_HSS = q_HSD @ k_GSD.repeat_interleave(group, 0).mT * model.head_dim**-0.5
         mixed_HSD = scores_HSS.masked_fill(future_SS, float("-inf")).softmax(-1) @ v_GSD.repeat_interleave(group, 0)
@@ -224,27 +224,23 @@ def reference_layers(transformer: Transformer, tokens_S: Tensor) -> Iterator[tup
 
 
 def reference_logits(transformer: Transformer, tokens_S: Tensor) -> Tensor:
-    """Logits [S, V] in float64 on the CPU; see `reference_layers`."""
+    """Logits [S, V] in float64; see `reference_layers`."""
     *_, (_, _, x_SE) = reference_layers(transformer, tokens_S)
     return _wide_linear(transformer.head, _wide_norm(transformer.norm, x_SE))
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().double()
-
-
 def _wide_linear(layer: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(layer, nn.Linear)
-    out = x @ _wide(layer.weight).T
-    return out if layer.bias is None else out + _wide(layer.bias)
+    out = x @ wide(layer.weight).T
+    return out if layer.bias is None else out + wide(layer.bias)
 
 
 def _wide_norm(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, nn.LayerNorm):
         x = x - x.mean(-1, keepdim=True)
     assert isinstance(layer, nn.LayerNorm | nn.RMSNorm) and layer.eps is not None
-    out = x * (x.square().mean(-1, keepdim=True) + layer.eps).rsqrt() * _wide(layer.weight)
-    return out + _wide(layer.bias) if isinstance(layer, nn.LayerNorm) else out
+    out = x * (x.square().mean(-1, keepdim=True) + layer.eps).rsqrt() * wide(layer.weight)
+    return out + wide(layer.bias) if isinstance(layer, nn.LayerNorm) else out
 
 
 def _norm(model: Model, size: int) -> nn.Module:

@@ -1,0 +1,304 @@
+"""One case on one device, from parameters to records. Whatever goes wrong becomes a record with its reason."""
+
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from bench import stats, workload
+from bench.device import Device
+from bench.errors import Unsupported, UserError, describe
+from bench.measure import contention, timer
+from bench.measure.messages import Job
+from bench.record import Check, Contention, Flag, Identity, Protocol, Record, Timing, Work
+from bench.workload import Step, Workload
+
+# Buffers that rotate hold this many times the last-level cache together, so that none finds itself in it.
+COLD_FACTOR = 4
+MAX_INPUT_SETS = 256
+# Rotation may take this share of free memory; beyond it one set is used and the cache is flushed before each sample.
+ROTATION_SHARE = 0.25
+FAULTS_WORTH_A_WORD = 1.0
+SHORTEST_SAMPLE_S = 20e-6
+
+
+def measure(device: Device, job: Job, seed: int, watch: contention.HostWatch) -> Iterator[Record]:
+    """The records of one case, each as soon as it is there: one as eager code runs it, and where launches set the pace
+    a second without them.
+    """
+    case = workload.case(job.workload, job.params)
+    draft = _Draft(case, job)
+    try:
+        device.release()  # what the case before held: from here on its variables are gone
+        if not device.supports(case.dtype):
+            raise Unsupported(f"{device.name} does not multiply {case.dtype} matrices")
+        device.seed(seed)
+        device.reset_peak_memory()
+        steps, cache = _prepare(device, case)
+        flush = _flush(device) if cache == "cold_flush" else None
+        runs, blocks = [step.run for step in steps], case.scale == "macro"
+        eager = timer.measure(device, runs, job.protocol, blocks=blocks, lead=flush, observer=watch)
+        yield draft.measured(device, steps, eager, cache, watch)
+        if eager.launch_bound:
+            yield from _without_launches(device, steps, job.protocol, eager, cache, watch, draft)
+    except (Unsupported, UserError) as error:
+        yield draft.failed("unsupported", str(error))
+    # One of the two places with a broad except: whatever a workload does wrong becomes its record, and the next runs.
+    except Exception as error:
+        if _is_out_of_memory(error):
+            yield draft.failed("oom", describe(error))
+        else:
+            traceback.print_exc()
+            yield draft.failed("crash", describe(error))
+
+
+def _prepare(device: Device, case: Workload) -> tuple[list[Step], str]:
+    """As many independent steps as it takes for none to find its buffers in the cache, and what that came to."""
+    first = device.prepare(case)
+    if not case.rotate:
+        return [first], "warm"
+    working_set = case.memory_bytes()
+    wanted = math.ceil(COLD_FACTOR * device.cache_bytes() / working_set)
+    room = ROTATION_SHARE * device.free_bytes()
+    if wanted > MAX_INPUT_SETS or wanted * working_set > room:
+        return [first], "cold_flush" if wanted > 1 else "cold_rotate"
+    # A step so large that it evicts itself still rotates through two sets.
+    count = max(wanted, 2 if 2 * working_set <= room else 1)
+    return [first, *(device.prepare(case) for _ in range(count - 1))], "cold_rotate"
+
+
+def _flush(device: Device) -> timer.Run:
+    """Writes so much that nothing of before is left in the cache."""
+    return device.filler(max(256 << 20, 2 * device.cache_bytes()))
+
+
+def _without_launches(
+    device: Device,
+    steps: list[Step],
+    protocol: Protocol,
+    eager: timer.Measurement,
+    cache: str,
+    watch: contention.HostWatch,
+    draft: "_Draft",
+) -> Iterator[Record]:
+    """The device's own time of the same steps: replayed from a graph, or from a queue that was filled beforehand.
+
+    Nothing where neither is possible: a step that overflows the queue would wait for it, and its time would be wrong.
+    """
+    outputs: list[Any] = []
+
+    def run_all() -> None:
+        outputs[:] = [step.run() for step in steps]
+
+    device.reset_peak_memory()
+    if draft.case.capturable:
+        try:
+            draft.launch = "graph"
+            replay = device.capture(run_all)
+        except Unsupported:
+            pass
+        else:
+            replayed = timer.measure(device, [replay], protocol, observer=watch)
+            wrong = _replay_error(steps[0], replay, outputs[0])
+            yield draft.measured(device, steps, replayed.shared_by(len(steps)), cache, watch, wrong)
+            return
+    # A mark on the host's clock waits for the queue, which would then be empty again.
+    launches = len(steps) * max(1, draft.case.cost().launches)
+    if draft.case.scale == "macro" or device.clock == "host" or launches > timer.QUEUE_DEPTH:
+        return
+    draft.launch = "queued"
+    queued = _measure_queued(device, run_all, timer.QUEUE_DEPTH // launches, protocol, eager, watch)
+    yield draft.measured(device, steps, queued.shared_by(len(steps)), cache, watch)
+
+
+def _replay_error(step: Step, replay: timer.Run, output: Any) -> float:
+    """How far the output of a replay is from that of the step itself; 0 for a step that gives no tensor back."""
+    if not hasattr(output, "fill_"):
+        return 0.0
+    expected = step.run().clone()  # type: ignore[attr-defined]
+    output.fill_(float("nan"))
+    replay()
+    return float((output.float() - expected.float()).norm() / expected.float().norm())
+
+
+def _measure_queued(
+    device: Device,
+    run_all: timer.Run,
+    rounds: int,
+    protocol: Protocol,
+    eager: timer.Measurement,
+    watch: contention.HostWatch,
+) -> timer.Measurement:
+    """Samples of as many steps as a queue holds, launched while a filler that lasts longer keeps the device busy."""
+    assert eager.enqueue_s is not None
+    fill = device.filler(256 << 20)
+    fill()
+    filler_s = timer.measure(device, [fill], msgspec.structs.replace(protocol, min_samples=6, min_time_s=0.0)).median_s
+    fillers = math.ceil(1.5 * eager.enqueue_s * timer.QUEUE_DEPTH / filler_s)
+
+    def lead() -> None:
+        for _ in range(fillers):
+            fill()
+
+    def run_rounds() -> None:
+        for _ in range(rounds):
+            run_all()
+
+    return timer.measure(device, [run_rounds], protocol, lead=lead, observer=watch).shared_by(rounds)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Torch's own error on most accelerators; the CPU, MPS, the NPU and libraries raise a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+class _Draft:
+    """The record of one case, filled in as it goes."""
+
+    def __init__(self, case: Workload, job: Job) -> None:
+        self.case = case
+        self.launch: Any = "eager"
+        self._job = job
+        self._started, self._anchor = now(), (time.time(), time.monotonic())
+
+    def failed(self, status: Any, reason: str) -> Record:
+        """The record of a case that gave no samples."""
+        return empty_record(self.case, self._job, status, reason, self._started, launch=self.launch)
+
+    def measured(
+        self,
+        device: Device,
+        steps: list[Step],
+        measured: timer.Measurement,
+        cache: Any,
+        watch: contention.HostWatch,
+        wrong: float = 0.0,
+    ) -> Record:
+        """The record of one measurement. Its output is checked now, after the load, on the buffers that were timed;
+        `wrong` is what is known of its error already.
+        """
+        evidence = watch.contention(measured.steps)
+        peak = device.peak_memory()
+        check, unchecked = _checked(device, steps[0], self.case.tolerance(), wrong)
+        reasons = {"energy": "not measured by this version", "telemetry": "not sampled by this version"}
+        if peak.value is None:
+            reasons["peak_memory_bytes"] = peak.reason
+        if check is None:
+            reasons["check"] = unchecked
+        if measured.enqueue_s is None:
+            reasons["timing.enqueue_s"] = "a call returns when its work is done"
+        return msgspec.structs.replace(
+            empty_record(self.case, self._job, "ok", None, self._started),
+            identity=_identity(self.case, cache, self.launch),
+            samples_s=_rounded(measured.samples_s),
+            unsteady_s=_rounded(measured.unsteady_s),
+            step_samples_s=_rounded(measured.step_samples_s),
+            timing=Timing(
+                clock=device.clock,
+                repeats=measured.repeats,
+                input_sets=len(steps),
+                cold_start_s=measured.cold_start_s,
+                settle_s=measured.settle_s,
+                window_s=measured.window_s,
+                event_floor_s=measured.event_floor_s,
+                enqueue_s=measured.enqueue_s,
+                stop=measured.stop,
+            ),
+            check=check,
+            contention=evidence,
+            peak_memory_bytes=None if peak.value is None else int(peak.value),
+            flags=self._flags(device, measured, check, evidence),
+            reasons=reasons,
+            ended=now(),
+        )
+
+    def _flags(
+        self, device: Device, measured: timer.Measurement, check: Check | None, evidence: Contention
+    ) -> list[Flag]:
+        location, steady = stats.location(measured.samples_s), stats.steadiness(measured.samples_s).steady
+        wall, monotonic = time.time() - self._anchor[0], time.monotonic() - self._anchor[1]
+        found: dict[Flag, bool] = {
+            "bad_output": check is not None and not check.error <= check.tolerance,
+            "below_timer_floor": measured.median_s * measured.repeats < SHORTEST_SAMPLE_S,
+            "ci_not_reached": measured.stop != "precise",
+            "host_noisy": device.clock != "virtual" and contention.noisy(evidence),
+            "launch_bound": measured.launch_bound,
+            "not_steady": steady is False,
+            "page_faults": not device.asynchronous and (evidence.page_faults_per_step or 0) >= FAULTS_WORTH_A_WORD,
+            "strong_autocorrelation": (location.rho1 or 0) > 0.9,
+            "wallclock_stepped": abs(wall - monotonic) > 0.005,
+        }
+        return [flag for flag, raised in found.items() if raised]
+
+
+def _checked(device: Device, step: Step, tolerance: float, wrong: float) -> tuple[Check | None, str]:
+    """The check, or why there is none: what was measured is not lost because its reference did not fit in memory."""
+    device.release()
+    try:
+        error = step.error()
+    except Exception as problem:
+        if _is_out_of_memory(problem):
+            return None, describe(problem)
+        raise
+    worst = max(error, wrong) if math.isfinite(error) and math.isfinite(wrong) else math.inf
+    return Check(error=_finite(worst), tolerance=tolerance), ""
+
+
+def empty_record(
+    case: Workload, job: Job, status: Any, reason: str | None, started: str, *, launch: Any = "eager"
+) -> Record:
+    """A record with nothing measured in it; also what the parent writes when a worker dies."""
+    unmeasured = dict.fromkeys(
+        ("timing", "check", "contention", "peak_memory_bytes", "energy", "telemetry"), reason or ""
+    )
+    return Record(
+        workload=case.name,
+        version=case.version,
+        params=job.params,
+        identity=_identity(case, "cold_rotate" if case.rotate else "warm", launch),
+        device=job.device,
+        round=job.round,
+        status=status,
+        reason=reason,
+        work=Work.of(case.cost()),
+        extras=case.extras(),
+        samples_s=[],
+        unsteady_s=[],
+        step_samples_s=[],
+        timing=None,
+        check=None,
+        contention=None,
+        peak_memory_bytes=None,
+        energy=None,
+        telemetry=None,
+        flags=[],
+        reasons=unmeasured,
+        started=started,
+        ended=now(),
+    )
+
+
+def _identity(case: Workload, cache: Any, launch: Any) -> Identity:
+    return Identity(dtype=case.dtype, data=case.data, cache=cache, duty="sustained", launch=launch)
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _finite(error: float) -> float:
+    """JSON has no NaN and no infinity: an output that is not a number is as wrong as can be."""
+    return error if math.isfinite(error) else 1e30
+
+
+def _rounded(samples: list[float]) -> list[float]:
+    """Seven significant digits: 0.1 ns of a millisecond, and a file half the size."""
+    return [float(f"{sample:.7g}") for sample in samples]

@@ -1,0 +1,104 @@
+"""What only an accelerator can show. Skipped where there is none; run by scripts/gpu_acceptance where there is one."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from bench import device as devices
+from bench import workload
+from bench.errors import Unsupported
+from bench.measure import timer
+from bench.record import Protocol
+
+torch = pytest.importorskip("torch")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator here"),
+]
+SHORT = Protocol(
+    settle_s=0.2, min_samples=10, min_time_s=0.1, max_time_s=1.0, max_samples=200, half_width=0.01, sample_s=1e-4
+)
+
+
+@pytest.fixture(scope="module")
+def device() -> Any:
+    found = devices.find("default")[0]
+    found.use()
+    return found
+
+
+def test_events_agree_with_the_hosts_clock(device: Any) -> None:
+    step = device.prepare(workload.case("matmul", {"m": 4096, "n": 4096, "k": 4096, "dtype": "float32"}))
+    measured = timer.measure(device, [step.run], SHORT)
+    start = device.now_s()
+    for _ in range(20):
+        step.run()
+    device.synchronize()
+    host_s = (device.now_s() - start) / 20
+    assert measured.median_s == pytest.approx(host_s, rel=0.1)
+
+
+def test_twice_the_calls_take_twice_the_time(device: Any) -> None:
+    step = device.prepare(workload.case("matmul", {"m": 2048, "n": 2048, "k": 2048, "dtype": "float32"}))
+
+    def twice() -> None:
+        step.run()
+        step.run()
+
+    one, two = (timer.measure(device, [run], SHORT).median_s for run in (step.run, twice))
+    assert two / one == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize("name", workload.names())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_workload_is_right(device: Any, name: str, dtype: str) -> None:
+    case = workload.case(name, {**workload.find(name).smoke, "dtype": dtype})
+    if not device.supports(dtype):
+        pytest.skip(f"no {dtype} here")
+    device.seed(0)
+    step = device.prepare(case)
+    step.run()
+    assert step.error() <= case.tolerance()
+
+
+def test_a_graph_does_what_its_step_does(device: Any) -> None:
+    case = workload.case("launch_overhead", {"num_launches": 50, "dtype": "float32"})
+    step = device.prepare(case)
+    try:
+        replay = device.capture(step.run)
+    except Unsupported as error:
+        pytest.skip(str(error))
+    eager, graph = (timer.measure(device, [run], SHORT) for run in (step.run, replay))
+    assert graph.median_s < eager.median_s
+    assert step.error() == 0.0
+
+
+def test_running_out_of_memory_leaves_the_device_usable(device: Any) -> None:
+    with pytest.raises(Exception, match=r"(?i)memory"):
+        torch.empty(1 << 50, dtype=torch.uint8, device=device.torch_device)
+    device.release()
+    test_twice_the_calls_take_twice_the_time(device)
+
+
+def test_sensors_are_numbers_or_reasons(device: Any) -> None:
+    for name, reading in device.read_sensors().items():
+        assert (reading.value is None) == bool(reading.reason), name
+        assert reading.value is None or reading.value >= 0, name
+
+
+@pytest.mark.parametrize("form", ["index", "uuid"])
+def test_the_board_is_the_same_however_it_is_named(device: Any, form: str) -> None:
+    if device.vendor != "nvidia":
+        pytest.skip("CUDA only")
+    uuid = device.uuid()
+    program = (
+        "from bench import device; d = device.find('nvidia')[0]; print(d.uuid(), d.read_sensors()['power_limit_w'])"
+    )
+    visible = "0" if form == "index" else uuid
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": os.getcwd()}
+    ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert uuid in ran.stdout
+    assert "not found" not in ran.stdout
