@@ -72,6 +72,7 @@ def parse_duration(text: str) -> float:
 def parse_count(text: str) -> int:
     """A whole number with an optional suffix K, M, B or G, T: 1.5T is 1 500 000 000 000."""
     found = re.fullmatch(r"\s*(\d{1,20}(?:\.\d+)?)\s*([KMBGT]?)\s*", text, re.IGNORECASE)
-    if not found:
+    count = Decimal(found[1]) * _COUNTS[found[2].upper()] if found else None
+    if count is None or count != int(count):
         raise UserError(f"'{text}' is not a count: write for example 4096, 350M or 1.5T")
-    return round(Decimal(found[1]) * _COUNTS[found[2].upper()])
+    return int(count)

@@ -168,7 +168,7 @@ def parse(name: str, key: str, text: str) -> Scalar:
         if hints[key] is int:
             return units.parse_count(text)
         return hints[key](text)  # type: ignore[no-any-return]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, UserError):
         raise UserError(f"{key}={text}: {name} needs {_KINDS[hints[key]]} there") from None
 
 

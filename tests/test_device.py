@@ -1,10 +1,11 @@
 """The contract of every vendor's file, found by its name; NVIDIA's sensors by a scripted NVML; data from the CPU."""
 
+import contextlib
 import importlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,7 +19,7 @@ from bench import device as devices
 from bench.device import Absence, Device, Reading, amd, apple, ascend, base, cpu, intel, nvidia
 from bench.device.amd import Amd
 from bench.device.apple import Apple
-from bench.device.base import FALLBACK_CACHE_BYTES
+from bench.device.base import ASSUMED_FREE_BYTES, FALLBACK_CACHE_BYTES
 from bench.device.cpu import Cpu
 from bench.device.intel import Intel
 from bench.device.nvidia import Nvidia
@@ -232,7 +233,28 @@ def test_a_device_that_is_not_there_is_refused_in_one_sentence_with_what_is(
     assert all(name in message for name in exists)
 
 
-# Time and memory as torch.accelerator gives them
+@pytest.mark.usefixtures("no_accelerator")
+def test_several_devices_are_named_with_spaces_between_them() -> None:
+    assert [device.spec for device in devices.find("virtual cpu:0")] == ["virtual:0", "cpu:0"]
+    with pytest.raises(UserError, match="virtual:7"):
+        devices.find("cpu virtual:7")
+
+
+# Time and memory as the back end's module of torch gives them: no test may ask for torch.accelerator, which older ones
+# lack
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Device]:
+    """A device whose module of torch has only these functions."""
+    monkeypatch.delattr(torch, "accelerator")
+
+    def made(index: int = 1, **functions: Any) -> Device:
+        monkeypatch.setattr(torch, "npu", SimpleNamespace(**functions), raising=False)
+        monkeypatch.setattr(Device, "torch_device", property(lambda self: f"{self.backend}:{self.index}"))
+        return Device(vendor="some", index=index, name="Some", backend="npu")
+
+    return made
 
 
 class Events:
@@ -265,10 +287,10 @@ def test_events_are_recorded_on_the_device_and_read_in_seconds(monkeypatch: pyte
 
 def test_on_the_host_clock_a_mark_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
-    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: waited.append(str(device)))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
     device = Apple(vendor="apple", index=0, name="M9", backend="mps")
     start, end = device.event(), device.event()
-    assert waited == ["mps:0", "mps:0"]
+    assert waited == ["mps", "mps"]
     assert device.seconds_between(start, end) == pytest.approx((end - start) / 1e9)
     assert device.seconds_between(1_000_000_000, 1_250_000_000) == 0.25
 
@@ -281,25 +303,50 @@ def test_the_host_clock_is_the_one_that_nobody_sets(monkeypatch: pytest.MonkeyPa
     assert 0 <= device.seconds_between(event, device.event()) < 5
 
 
-def test_memory_is_read_in_bytes_free_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (10, 80), raising=False)
-    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 7, raising=False)
-    device = Device(vendor="some", index=0, name="Some", backend="xpu")
+def test_a_device_is_driven_by_its_own_module_of_torch(backend: Any) -> None:
+    called = []
+    names = ("synchronize", "set_device", "reset_peak_memory_stats", "empty_cache")
+    device = backend(**{name: lambda *on, name=name: called.append((name, *on)) for name in names})
+    device.use()
+    device.synchronize()
+    device.reset_peak_memory()
+    device.release()
+    assert called == [
+        ("set_device", 1), ("synchronize", "npu:1"), ("reset_peak_memory_stats", "npu:1"), ("empty_cache",),
+    ]  # fmt: skip
+    backend().reset_peak_memory()  # MPS has no peak to reset
+
+
+def test_memory_is_read_in_bytes_free_first(backend: Any) -> None:
+    memory = {"npu:1": (10, 80)}
+    device = backend(mem_get_info=memory.__getitem__, max_memory_allocated={"npu:1": 7}.__getitem__)
     assert (device.free_bytes(), device.memory_bytes(), device.peak_memory()) == (10, 80, Reading(7.0))
+    memory["npu:1"] = (0, 80)
+    assert device.free_bytes() == 0  # nothing free is not the same as unknown
 
 
-@pytest.mark.parametrize("error", [AttributeError, RuntimeError, NotImplementedError])
-def test_memory_that_cannot_be_read_is_unknown(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(device: torch.device) -> None:
-        raise error("not here")
-
-    monkeypatch.setattr(torch.accelerator, "get_memory_info", fail, raising=False)
-    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", fail, raising=False)
-    device = Device(vendor="some", index=0, name="Some", backend="mps")
-    assert (device.free_bytes(), device.memory_bytes()) == (None, None)
+def test_apple_s_memory_is_what_metal_recommends_less_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Apple(vendor="apple", index=0, name="M9", backend="mps")
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 80)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 30)
+    assert (device.free_bytes(), device.memory_bytes()) == (50, 80)
+    device.use()  # there is nothing to choose, and torch.mps could not
+    device.reset_peak_memory()
     peak = device.peak_memory()
     assert peak.value is None
     assert "mps" in peak.reason
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, NotImplementedError])
+def test_memory_that_cannot_be_read_is_unknown(error: type[Exception], backend: Any) -> None:
+    def fail(device: torch.device) -> None:
+        raise error("not here")
+
+    for device in (backend(mem_get_info=fail, max_memory_allocated=fail), backend()):
+        assert (device.free_bytes(), device.memory_bytes()) == (ASSUMED_FREE_BYTES, None)
+        peak = device.peak_memory()
+        assert peak.value is None
+        assert "npu" in peak.reason
 
 
 def test_a_device_says_of_itself_only_what_it_knows() -> None:
@@ -333,9 +380,9 @@ def test_the_cpu_works_in_the_call_itself() -> None:
     assert (out.numel(), int(out.sum())) == (1 << 20, 0)
     assert device.peak_memory().value is None
     assert device.peak_memory().reason
-    free, total = device.free_bytes(), device.memory_bytes()
-    assert free is not None and total is not None
-    assert 0 < free <= total
+    total = device.memory_bytes()
+    assert total is not None
+    assert 0 < device.free_bytes() <= total
 
 
 def test_types_that_torch_cannot_multiply_are_not_supported() -> None:
@@ -344,24 +391,98 @@ def test_types_that_torch_cannot_multiply_are_not_supported() -> None:
     assert not device.supports("bool")
 
 
+def test_a_device_that_is_lost_does_not_pass_for_one_that_lacks_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "ones", lost)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        the_cpu().supports("float32")
+
+
+PRIVATE = [("1", "48K", 1), ("2", "2048K", 1)]
+
+
 @pytest.mark.parametrize(
-    ("sizes", "cores", "expected"),
+    ("caches", "allowed", "expected"),
     [
-        (["48K", "2048K", "30720K"], 8, 30 << 20),
-        (["32K", "491520K"], 2, 64 << 20),  # the whole cache of a host, of which a guest holds a part
-        ([], 64, 256 << 20),
-        ([], 2, 64 << 20),
+        ([*PRIVATE, ("3", "30720K", 8)], range(8), 30 << 20),
+        ([*PRIVATE, ("3", "30720K", 4)], range(8), 60 << 20),  # two sockets
+        ([*PRIVATE, ("3", "30720K", 4)], [0, 1, 2], 30 << 20),  # of which the process may use one
+        ([*PRIVATE, ("3", "30720K", 4)], [3, 4], 60 << 20),
+        (PRIVATE, range(8), 16 << 20),  # the last level is each core's own
+        ([("1", "32K", 1), ("3", "491520K", 2)], range(2), 64 << 20),  # a host's cache, of which a guest holds a part
+        ([("1", "32K", 1), ("3", "491520K", 8)], [5], 32 << 20),
+        ([("1", "4M", 1), ("2", "512K", 1)], [0], 512 << 10),  # no size that we can read; the last level it is
+        ([], range(64), 256 << 20),
+        ([], range(2), 64 << 20),
     ],
 )
-def test_the_cache_of_a_cpu_is_the_largest_it_reports_within_reason(
-    sizes: list[str], cores: int, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_the_cache_of_a_cpu_is_all_last_levels_of_its_cores_within_reason(
+    caches: list[tuple[str, str, int]],
+    allowed: Iterable[int],
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    for index, size in enumerate(sizes):
-        (tmp_path / f"index{index}").mkdir()
-        (tmp_path / f"index{index}" / "size").write_text(size + "\n")
-    monkeypatch.setattr(cpu, "_CACHES", tmp_path)
-    monkeypatch.setattr(cpu.os, "cpu_count", lambda: cores)
+    for core in range(8):
+        for index, (level, size, sharing) in enumerate(caches):
+            folder = tmp_path / f"cpu{core}" / "cache" / f"index{index}"
+            folder.mkdir(parents=True)
+            first = core // sharing * sharing
+            shared = f"{first}-{first + sharing - 1}"
+            for name, text in (("level", level), ("size", size), ("shared_cpu_list", shared)):
+                (folder / name).write_text(text + "\n")
+    monkeypatch.setattr(cpu, "_CPUS", tmp_path)
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda process: set(allowed))
     assert the_cpu().cache_bytes() == expected
+    monkeypatch.delattr(cpu.os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(cpu.os, "cpu_count", lambda: len(list(allowed)))
+    assert the_cpu().cache_bytes() > 0
+
+
+@pytest.mark.parametrize(
+    ("group", "limits", "free"),
+    [
+        ("0::/batch/job/step\n", {}, 1000),
+        ("0::/batch/job/step\n", {"batch/job": ("600", "150")}, 450),
+        ("0::/batch/job/step\n", {"batch/job": ("600", "150"), "batch/job/step": ("max", "150")}, 450),
+        ("0::/batch/job/step\n", {"batch": ("700", "100"), "batch/job/step": ("300", "100")}, 200),
+        ("0::/batch/job/step\n", {"batch": ("200", "100"), "batch/job/step": ("300", "100")}, 100),
+        ("0::/batch/job/step\n", {"batch/job": ("100", "150")}, 0),
+        ("0::/batch/job/step\n", {"batch/job": ("5000", "150")}, 1000),  # more than there is
+        ("0::/batch/job/step\n", {"batch/other": ("10", "5")}, 1000),
+        ("0::/\n", {".": ("400", "100")}, 300),  # in a container
+        ("4:memory:/old\n0::/batch\n", {"batch": ("400", "100")}, 300),
+        ("4:memory:/batch\n1:cpu:/\n", {}, 1000),  # the first version alone
+        (None, {"batch": ("400", "100")}, 1000),
+    ],
+)
+def test_a_cpu_has_free_what_a_batch_system_or_a_container_leaves(
+    group: str | None,
+    limits: dict[str, tuple[str, str]],
+    free: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for folder, (limit, used) in limits.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "memory.max").write_text(limit + "\n")
+        (tmp_path / folder / "memory.current").write_text(used + "\n")
+    honest = Path.read_text
+
+    def read(path: Path, *arguments: Any) -> str:
+        if str(path) != "/proc/self/cgroup":
+            return honest(path, *arguments)
+        if group is None:
+            raise FileNotFoundError(path)
+        return group
+
+    device = the_cpu()
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(cpu, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(cpu.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000, total=2000))
+    assert (device.free_bytes(), device.memory_bytes()) == (free, 2000)
 
 
 @pytest.mark.parametrize(
@@ -719,6 +840,54 @@ def test_a_torch_without_uuids_gives_no_sensors_rather_than_those_of_another_boa
     readings = device.read_sensors()
     assert {reading.value for reading in readings.values()} == {None}
     assert all("UUID" in reading.reason for reading in readings.values())
+
+
+class Graph:
+    """Stands in for torch's graphs: while one is recorded its stream's work fails where the test says so."""
+
+    def __init__(self) -> None:
+        self.replayed = 0
+
+    def replay(self) -> None:
+        self.replayed += 1
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: contextlib.nullcontext())
+
+
+@pytest.mark.usefixtures("graphs")
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (None, None),
+        (RuntimeError("operation not permitted when stream is capturing\nmore"), Unsupported),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+    ],
+)
+def test_a_capture_that_failed_spoils_the_process(error: Exception | None, raised: Any) -> None:
+    calls = []
+
+    def run() -> None:
+        calls.append(1)
+        if error and len(calls) > 3:  # three to warm up
+            raise error
+
+    device = Nvidia(vendor="nvidia", index=0, name="A Board", backend="cuda")
+    with pytest.raises(raised) if raised else contextlib.nullcontext() as refused:
+        device.capture(run)()
+    assert len(calls) == 4
+    assert device.spoilt == bool(error)
+    if raised is Unsupported:
+        assert str(refused.value) == "graph capture: operation not permitted when stream is capturing"
+    other = Nvidia(vendor="nvidia", index=1, name="A Board", backend="cuda")
+    assert not other.spoilt
 
 
 def test_nvml_is_started_once(board: Script) -> None:

@@ -100,6 +100,7 @@ def test_rungs_ascend(suite: str, machine: str) -> None:
 @pytest.mark.parametrize("suite", SUITES)
 def test_entries_say_how_they_are_fitted(suite: str) -> None:
     loaded = plan.load_suite(suite)
+    assert loaded.protocols["macro"].sample_s == 0.25  # a block averages over what a machine does meanwhile
     assert loaded.summary and {"micro", "macro"} <= loaded.protocols.keys()
     for entry in loaded.cases:
         assert 1 <= entry.take <= len(entry.rungs)
@@ -112,11 +113,40 @@ def test_equal_machines_get_equal_plans_and_larger_ones_no_smaller_cases() -> No
     assert largest["laptop"] < largest["two cores"] < largest["H200"]
 
 
-def test_where_nothing_fits_the_smallest_is_asked_for_so_that_a_record_says_so() -> None:
-    tiny = speeds(1e6, 1e6, 1e3)
-    planned = plan.make(Request(suite="quick"), [tiny], 1.0)
+def test_where_nothing_is_fast_enough_the_smallest_is_measured() -> None:
+    planned = plan.make(Request(suite="quick"), [speeds(1e6, 1e6, 64e9)], 1.0)
     assert {case.name for case in cases(planned)} == set(workload.names())
     assert "matmul m=256 n=256 k=256 dtype=float32" in labels(planned)
+    assert not planned.skipped
+
+
+@pytest.mark.parametrize("budget_s", [None, 60.0])
+def test_where_nothing_fits_the_smallest_is_left_out_so_that_a_record_says_so(budget_s: float | None) -> None:
+    planned = plan.make(Request(suite="quick", budget_s=budget_s), [speeds(1e9, 1e9, 1)], 1.0)
+    assert not planned.cases
+    assert {one.case.name for one, _ in planned.skipped} == set(workload.names())
+    reasons = {one.case.label(): reason for one, reason in planned.skipped}
+    assert reasons["matmul m=256 n=256 k=256 dtype=float32"] == "needs about 0.750 MiB, 0.000000954 MiB is free"
+    assert planned.estimate_s == 0
+
+
+def test_what_fits_exactly_is_measured_and_one_byte_more_is_not() -> None:
+    case = workload.case("memory_copy", {"num_bytes": 4096, "dtype": "float32"})
+    asked = Request(workloads=("memory_copy",), settings={"num_bytes": ["4096"], "dtype": ["float32"]})
+    for free_bytes, kept in ((case.memory_bytes(), 1), (case.memory_bytes() - 1, 0)):
+        planned = plan.make(asked, [speeds(1e9, 1e9, free_bytes)], 1.0)
+        assert (len(planned.cases), len(planned.skipped)) == (kept, 1 - kept)
+
+
+def test_what_does_not_fit_on_one_device_is_left_out_there_only() -> None:
+    small, large = speeds(1e11, 1e10, 1e9), speeds(1e11, 1e10, 64e9)
+    asked = Request(workloads=("memory_copy",), settings={"num_bytes": ["4096", "4G"], "dtype": ["float32"]})
+    planned = plan.make(asked, [small, large], 1.0)
+    assert [(one.device, one.case.params()["num_bytes"]) for one, _ in planned.skipped] == [(0, 4 * 10**9)]
+    assert len(planned.cases) == 3
+    fitted = plan.fit(planned, 1.0)  # what a budget leaves out comes to it
+    assert len(fitted.cases) + len(fitted.skipped) == 4
+    assert fitted.skipped[-1] == planned.skipped[0]
 
 
 def test_a_suite_must_exist_and_be_as_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,9 +325,20 @@ def test_a_fully_set_case_is_planned_once() -> None:
     assert sorted(case.params()["num_bytes"] for case in cases(copied)) == [1024, 4096]
 
 
-def test_what_the_user_sets_is_run_even_where_it_does_not_fit() -> None:
+def test_what_the_user_sets_is_run_however_long_it_takes_but_not_where_it_does_not_fit() -> None:
+    long = {"m": ["16384"], "n": ["16384"], "k": ["16384"], "dtype": ["float32"]}
+    (case,) = cases(made("laptop", "matmul", settings=long))
+    assert plan.predicted_s(case, MACHINES["laptop"]) > 50
     planned = made("laptop", "memory_copy", settings={"num_bytes": [str(1 << 40)]})
-    assert [case.params()["num_bytes"] for case in cases(planned)] == [1 << 40]
+    assert not planned.cases
+    ((left_out, reason),) = planned.skipped
+    assert left_out.case.params()["num_bytes"] == 1 << 40
+    assert reason == "needs about 2050 GiB, 4.66 GiB is free"
+
+
+def test_counts_may_have_suffixes() -> None:
+    sizes = made("H200", "memory_copy", settings={"num_bytes": ["4K", "1G"], "dtype": ["float32"]})
+    assert sorted(case.params()["num_bytes"] for case in cases(sizes)) == [4000, 10**9]
 
 
 def test_set_reaches_only_workloads_that_have_the_parameter() -> None:
@@ -345,9 +386,10 @@ def test_a_model_from_a_file_goes_by_its_name(tmp_path: Path, monkeypatch: pytes
         ),
         (Request(workloads=("matmul",), model="tiny"), "no workload of this run has a parameter 'model'"),
         (Request(workloads=("decode",), model="llama-9"), "no model is named 'llama-9'"),
-        (Request(workloads=("matmul",), settings={"m": ["many"]}), "m=many: matmul needs int there"),
+        (Request(workloads=("matmul",), settings={"m": ["many"]}), "m=many: matmul needs a whole number there"),
+        (Request(workloads=("matmul",), settings={"m": ["64.5"]}), "m=64.5: matmul needs a whole number there"),
         (Request(workloads=("matmul",), settings={"m": ["0"]}), "m=0"),
-        (Request(workloads=("matmul",), settings={"m": ["262144"], "n": ["262144"], "k": ["262144"]}), "2\\*\\*53"),
+        (Request(workloads=("matmul",), settings={key: ["2M"] for key in "mnk"}), "more FLOP or bytes in a step than"),
         (Request(workloads=("matmul",), settings={"dtype": ["int4"]}), "dtype int4"),
         (Request(workloads=("attention",), settings={"num_kv_heads": ["5"]}), "no multiple"),
         (Request(workloads=("prefill",), model="tiny", settings={"prompt": ["5000"]}), "4096 positions"),

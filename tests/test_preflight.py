@@ -26,7 +26,8 @@ def host(**changes: Any) -> Host:
 
 def board(chip: str | None = "h100-sxm", vendor: str = "nvidia", **readings: float) -> DeviceFacts:
     return DeviceFacts(
-        vendor=vendor, name="A Board", chip=chip, uuid_hash=None, memory_bytes=80 * GIB, last_level_cache_bytes=None,
+        spec=f"{vendor}:0", vendor=vendor, name="A Board",
+        chip=chip, uuid_hash=None, memory_bytes=80 * GIB, last_level_cache_bytes=None,
         driver=None, readings=readings, capabilities={},
     )  # fmt: skip
 

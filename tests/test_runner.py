@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from bench import device as devices
 from bench import record, workload
 from bench.device.cpu import Cpu
 from bench.errors import UserError
-from bench.measure import environment, plan, runner
+from bench.measure import case, contention, environment, messages, plan, runner, timer
 from bench.measure.journal import Journal
+from bench.measure.process import WorkerProcess
 from bench.measure.progress import Terminal
 from bench.record import Protocol, Record, Speeds
 
@@ -135,8 +137,9 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 # Workloads that misbehave
 
 HOWS = [
-    "not", "unsupported", "prints", "wrong", "nan", "infinite", "check raises", "raises", "out of memory", "allocates",
-    "exits", "exits politely", "kills itself", "aborts", "segfaults", "hangs", "leaves a child",
+    "not", "unsupported", "prints", "wrong", "nan", "infinite", "check raises", "check out of memory", "raises",
+    "out of memory", "allocates", "loses the device", "spoils", "exits", "exits politely", "kills itself", "aborts",
+    "segfaults", "hangs", "leaves a child",
 ]  # fmt: skip
 
 
@@ -167,6 +170,7 @@ def test_every_case_has_its_record_whatever_the_others_did(misbehaved: Any) -> N
         ("check raises", "crash", r"^ArithmeticError: no reference$"),
         ("out of memory", "oom", r"^OutOfMemoryError: CUDA out of memory"),
         ("allocates", "oom", "allocate"),
+        ("loses the device", "crash", r"an illegal memory access was encountered$"),
         ("exits", "crash", r"ended with exit status 3: fatal: driver.so is gone$"),
         ("exits politely", "crash", "ended with exit status 4"),
         ("kills itself", "crash", "ended with signal SIGKILL, as the kernel sends when memory is short"),
@@ -184,10 +188,19 @@ def test_what_went_wrong_is_named(misbehaved: Any, how: str, status: str, reason
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["not", "prints", "leaves a child"])
+@pytest.mark.parametrize("how", ["not", "prints", "leaves a child", "spoils"])
 def test_what_only_looks_wrong_is_measured(misbehaved: Any, how: str) -> None:
     _, records = misbehaved
     assert records[how].status == "ok" and records[how].valid and records[how].samples_s
+
+
+@pytest.mark.slow
+def test_a_check_that_runs_out_of_memory_costs_the_check_and_not_the_samples(misbehaved: Any) -> None:
+    outcome, records = misbehaved
+    one = records["check out of memory"]
+    assert one.status == "ok" and one.valid and one.samples_s and one.timing is not None
+    assert one.check is None and one.reasons["check"].startswith("RuntimeError: NPU out of memory")
+    assert "bad_output" not in one.flags and one not in outcome.failed
 
 
 @pytest.mark.slow
@@ -201,7 +214,7 @@ def test_a_wrong_output_is_flagged_and_counts_as_failed(misbehaved: Any, how: st
 @pytest.mark.slow
 def test_what_a_device_cannot_do_is_no_failure(misbehaved: Any) -> None:
     outcome, _ = misbehaved
-    fine = {"not", "prints", "leaves a child", "unsupported"}
+    fine = {"not", "prints", "leaves a child", "spoils", "check out of memory", "unsupported"}
     assert {one.params["how"] for one in outcome.failed} == set(HOWS) - fine
 
 
@@ -230,6 +243,136 @@ def test_a_device_that_tells_no_free_memory_is_probed_all_the_same() -> None:
         assert speeds.free_bytes > 0 and speeds.bytes_per_s > 0 and speeds.flops_per_s["float32"] > 0
 
 
+class Simple(Cpu):
+    """A CPU of which a test changes something."""
+
+    def __init__(self) -> None:
+        super().__init__(vendor="cpu", index=0, name="a CPU", backend="cpu")
+
+
+def records_of(device: devices.Device, name: str = "rms_norm", protocol: Protocol = BRIEF) -> list[Record]:
+    """What a worker would send of the smoke case of a workload."""
+    job = messages.Job(
+        workload=name, params=dict(workload.find(name).smoke), device=0, round=0, protocol=protocol
+    )  # fmt: skip
+    return list(case.measure(device, job, 0, contention.HostWatch(1, 1e-3)))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB"), "oom"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GiB)"), "oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "oom"),
+        (MemoryError(), "oom"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "crash"),
+        (ValueError("out of memory of what was meant"), "crash"),
+    ],
+    ids=str,
+)
+def test_running_out_of_memory_is_known_by_what_each_library_says(error: Exception, status: str) -> None:
+    class Full(Simple):
+        def prepare(self, case: Any) -> Any:
+            raise error
+
+    (one,) = records_of(Full())
+    assert one.status == status and one.reason and one.reason.startswith(type(error).__name__)
+
+
+def test_a_lost_device_is_a_crash_and_not_a_type_that_it_lacks() -> None:
+    class Lost(Simple):
+        def supports(self, dtype: str) -> bool:
+            raise RuntimeError("CUDA error: device lost")
+
+    class Narrow(Simple):
+        def supports(self, dtype: str) -> bool:
+            return False
+
+    assert [one.status for one in records_of(Lost())] == ["crash"]
+    assert [(one.status, one.reason) for one in records_of(Narrow())] == [
+        ("unsupported", "a CPU does not multiply float32 matrices")
+    ]
+
+
+@pytest.mark.parametrize(("replays", "wrong"), [(True, False), (False, True)], ids=["honest", "does nothing"])
+def test_what_a_graph_puts_out_is_compared_with_the_step(
+    replays: bool, wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Graphs(Simple):
+        def capture(self, run: Any) -> Any:
+            run()
+            return run if replays else lambda: None
+
+    monkeypatch.setattr(timer.Measurement, "launch_bound", True)
+    eager, graph = records_of(Graphs(), "matmul")  # which writes to the same memory each time, as a graph does
+    assert (eager.identity.launch, graph.identity.launch) == ("eager", "graph")
+    assert eager.check is not None and eager.check.error <= eager.check.tolerance
+    assert graph.samples_s and graph.check is not None
+    assert ("bad_output" in graph.flags) == wrong
+    assert (graph.check.error == 1e30) == wrong
+
+
+def test_a_capture_that_runs_out_of_memory_is_the_second_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Simple):
+        def capture(self, run: Any) -> Any:
+            raise MemoryError("graph")
+
+    monkeypatch.setattr(timer.Measurement, "launch_bound", True)
+    eager, graph = records_of(Full())
+    assert (eager.status, eager.identity.launch) == ("ok", "eager")
+    assert (graph.status, graph.identity.launch) == ("oom", "graph")
+
+
+# The worker as its parent sees it
+
+
+@contextlib.contextmanager
+def worker(spec: str) -> Iterator[WorkerProcess]:
+    with contextlib.closing(WorkerProcess(spec, 1, 0)) as process:
+        yield process
+
+
+def test_a_batch_system_s_signal_ends_no_worker() -> None:
+    """It goes to the whole job; the parent decides what becomes of the case at hand."""
+    with worker("virtual") as process:
+        runner.ask(process, messages.Describe(), messages.Described)
+        (one,) = workers(os.getpid())
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            one.send_signal(number)
+            assert runner.ask(process, messages.Describe(), messages.Described).specs == ["virtual:0"]
+
+
+def test_a_worker_describes_several_devices() -> None:
+    with worker("virtual cpu") as process:
+        described = runner.ask(process, messages.Describe(), messages.Described)
+    assert described.specs == ["virtual:0", "cpu:0"] == [facts.spec for facts in described.facts]
+
+
+def test_a_worker_without_its_device_refuses_and_a_case_then_has_a_record(tmp_path: Path) -> None:
+    with worker("virtual:7") as process, pytest.raises(UserError, match=r"virtual:7.*virtual:0"):
+        process.ask(messages.Describe())
+    lab = replace(laboratory("virtual"), specs=["virtual:7"])  # gone since the run began
+    the_plan = planned(copies(2))
+    session = runner.new_session(lab, the_plan, seed=0, argv=[])
+    runner.carry_out(lab, the_plan, session, tmp_path / "run.jsonl", Recorder())
+    kept = record.read(tmp_path / "run.jsonl").records
+    assert [one.status for one in kept] == ["crash"] * 2
+    assert all("virtual:7" in str(one.reason) for one in kept)
+
+
+@pytest.mark.slow
+def test_the_time_of_a_case_counts_from_when_its_worker_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(6)")  # as a file system that is slow
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    started_s = time.monotonic()
+    outcome = carry_out("virtual", planned(copies(1), timeout_s=5.0), tmp_path / "run.jsonl")
+    assert time.monotonic() - started_s > 6
+    assert [one.status for one in outcome.records] == ["ok"]
+
+
 # The order of cases
 
 
@@ -252,6 +395,26 @@ def test_cases_that_a_budget_left_out_have_records(tmp_path: Path) -> None:
     skipped = [one for one in record.read(outcome.path).records if one.status == "skipped"]
     assert len(skipped) == len(the_plan.skipped) and not outcome.failed
     assert {one.reason for one in skipped} == {"left out to fit into 4 s"}
+
+
+def test_a_case_that_does_not_fit_into_memory_has_a_record_and_is_not_tried(tmp_path: Path) -> None:
+    lab = laboratory("virtual")
+    asked = plan.Request(
+        workloads=("memory_copy",), settings={"num_bytes": ["4096", "1T"], "dtype": ["float32"]}, rounds=2
+    )
+    the_plan = plan.make(asked, lab.speeds, 1.0)
+    session = runner.new_session(lab, the_plan, seed=0, argv=[])
+    progress = Recorder()
+    outcome = runner.carry_out(lab, the_plan, session, tmp_path / "run.jsonl", progress)
+    found = record.read(outcome.path)
+    assert [one.params["num_bytes"] for one in found.session.plan] == [4096]
+    assert len(progress.begun) == 2 and not outcome.failed
+    (skipped,) = [one for one in found.records if one.status == "skipped"]
+    assert skipped.params["num_bytes"] == 10**12
+    assert skipped.reason == "needs about 1860 GiB, 8.00 GiB is free"
+    before = outcome.path.read_bytes()
+    runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), outcome.path, Recorder())
+    assert outcome.path.read_bytes() == before
 
 
 # The parent is killed
@@ -459,7 +622,7 @@ def test_what_a_device_cannot_do_exits_with_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda one: one.name)
 def test_an_interrupted_run_keeps_everything_and_can_be_continued(tmp_path: Path, number: signal.Signals) -> None:
     path, errors = tmp_path / "run.jsonl", tmp_path / "errors.txt"
     command = [
@@ -480,7 +643,7 @@ def test_an_interrupted_run_keeps_everything_and_can_be_continued(tmp_path: Path
     assert f"--resume {path}" in errors.read_text().splitlines()[-1]
     if number != signal.SIGTERM:
         return
-    resumed = accelmark(tmp_path, "run", "--resume", str(path), "--device", "virtual")
+    resumed = accelmark(tmp_path, "run", "--resume", str(path))  # on the device that the file names
     assert resumed.returncode == 0, resumed.stderr
     assert len(set(places(path))) == len(places(path)) == 20  # three cases, one of them in two launch modes
 

@@ -125,7 +125,10 @@ def test_what_went_wrong_stands_in_the_notes(build: Any) -> None:
         build.failed("oom", params={"m": 1}, work=build.record().work),
     ]
     rows = table.rows([build.file(records)])
-    assert [show.notes(row) for row in rows] == ["host was busy; straggler", "oom: oom, as planted"]
+    assert [show.notes(row) for row in rows] == [
+        ["other programs kept the host busy", "straggler"],
+        ["oom: oom, as planted"],
+    ]
 
 
 def test_devices_are_named_only_where_there_are_several(build: Any) -> None:

@@ -174,3 +174,30 @@ def test_without_pandas_the_way_to_get_it_is_said(planted: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match="pip install 'accelmark\\[table\\]'"):
         table.frame([planted])
+
+
+def test_percentiles_stand_only_where_an_interval_of_them_exists(build: Any) -> None:
+    few, many = (
+        table.rows([build.file([build.record([1e-3 + 1e-6 * at for at in range(number)])])])[0] for number in (367, 368)
+    )
+    assert (few["p95_s"] is None, few["p99_s"]) == (False, None)
+    assert many["p99_s"] is not None
+    assert few["min_s"] < few["q1_s"] < few["median_s"] < few["q3_s"]
+
+
+def test_a_sample_ten_times_slower_is_counted_and_kept(build: Any) -> None:
+    samples = [1e-3 + 1e-6 * (at % 5) for at in range(50)]
+    (row,) = table.rows([build.file([build.record([*samples, 1e-2])])])
+    assert (row["samples"], row["outliers_far"], row["slow_first"]) == (51, 1, False)
+    assert row["step_s"] < 1.1e-3
+
+
+def test_two_devices_do_not_share_a_cell(build: Any) -> None:
+    other = replace(build.session().devices[0], name="Another")
+    files = [build.file([build.record()], id="a" * 16), build.file([build.record()], id="b" * 16, devices=[other])]
+    columns, lines = table.pivot(table.rows(files), "dtype")
+    assert columns == ["float32"]
+    assert [name.rpartition(" on ")[2] for name, _ in lines] == ["Virtual GPU", "Another"]
+    columns, lines = table.pivot(table.rows(files), "device")
+    assert len(lines) == 1
+    assert columns == ["Virtual GPU", "Another"]

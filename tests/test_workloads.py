@@ -369,6 +369,15 @@ def test_a_copy_is_of_whole_elements() -> None:
         assert "4" in refusal("memory_copy", {"num_bytes": num_bytes, "dtype": "float32"})
 
 
+def test_a_step_is_no_larger_than_a_result_file_can_hold() -> None:
+    cube = lambda size: {"m": size, "n": size, "k": size, "dtype": "float32"}  # noqa: E731
+    assert workload.LARGEST < workload.case("matmul", cube(1 << 20)).cost().flops <= workload.LARGEST_FLOPS == 2**63 - 1
+    assert "more FLOP or bytes in a step than a result file can hold" in refusal("matmul", cube(1 << 21))
+    copied = {"num_bytes": 2**52, "dtype": "float32"}  # read and written
+    assert workload.case("memory_copy", copied).cost().bytes == workload.LARGEST
+    assert "more FLOP or bytes" in refusal("memory_copy", {**copied, "num_bytes": 2**52 + 4})
+
+
 # Finding and reading
 
 
@@ -382,14 +391,15 @@ def test_an_unknown_workload_brings_its_near_misses() -> None:
             workload.find(hidden)
 
 
-@pytest.mark.parametrize("text", ["abc", "1.5", "", "1e3", "0x10", "²", "9" * 5000])
+@pytest.mark.parametrize("text", ["abc", "1.5", "1.0005K", "4Ki", "-1", "", "1e3", "0x10", "²", "9" * 5000])
 def test_a_value_that_is_no_number_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="needs int there"):
+    with pytest.raises(UserError, match=r"^m=.*: matmul needs a whole number there$"):
         workload.parse("matmul", "m", text)
 
 
 def test_values_are_read_as_their_parameter_has_them() -> None:
-    assert workload.parse("matmul", "m", "4096") == 4096
+    for text, value in (("4096", 4096), ("4K", 4000), ("1.5M", 1_500_000), ("1G", 10**9), ("2.0", 2)):
+        assert workload.parse("matmul", "m", text) == value
     assert workload.parse("matmul", "dtype", "bfloat16") == "bfloat16"
     with pytest.raises(UserError, match="no parameter 'x': its parameters are m, n, k, dtype"):
         workload.parse("matmul", "x", "1")
@@ -428,7 +438,7 @@ def test_a_lab_keeps_workloads_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     assert {"lab_own", "matmul"} <= set(workload.names())
     assert workload.case("lab_own", {"eager": True, "dtype": "float32"}).name == "lab_own"
     assert workload.parse("lab_own", "eager", "False") is False
-    with pytest.raises(UserError, match="needs bool there"):
+    with pytest.raises(UserError, match="eager=maybe: lab_own needs true or false there"):
         workload.parse("lab_own", "eager", "maybe")
     for name, count in (("lab_none", 0), ("lab_two", 2)):
         with pytest.raises(UserError, match=f"it defines {count}"):

@@ -18,7 +18,7 @@ _WORDS = {
     "host_noisy": "other programs kept the host busy",
     "launch_bound": "bound by launches: the host sets the pace",
     "not_steady": "did not settle: the time still drifted",
-    "page_faults": "page faults in every step",
+    "page_faults": "page faults took more than 1 % of the time",
     "strong_autocorrelation": "samples not independent",
     "wallclock_stepped": "clock was set",
 }
@@ -182,11 +182,12 @@ def distributions(rows: Sequence[Row], style: str = "simple") -> str:
             str(row["samples"]),
             *(_or_dash(row[field], units.seconds) for field in fields),
             str(row["outliers_far"]),
+            _or_dash(row["page_faults_per_step"], lambda faults: f"{faults:.2f}"),
         ]
         for row in rows
         if row.get("samples")
     ]
-    header = ["samples of", "number", "min", "q1", "median", "mean", "q3", "p90", "p99", "far out"]
+    header = ["samples of", "number", "min", "q1", "median", "mean", "q3", "p90", "p99", "far out", "page faults"]
     return tabulate(*_without_empty(header, body), style)
 
 

@@ -113,6 +113,9 @@ def distribution(summary: Summary) -> Row:
         "outliers_mild": found.mild,
         "outliers_severe": found.severe,
         "outliers_far": found.far,
+        "page_faults_per_step": max(
+            (one.contention.page_faults_per_step or 0.0 for one in summary.valid if one.contention), default=None
+        ),
         "slow_first": any(stats.outliers(one.samples_s).slow_first for one in summary.valid),
     }
 

@@ -84,10 +84,18 @@ def _left_in_groups() -> list[int]:
     for folder in [group, *group.parents]:
         with contextlib.suppress(OSError, ValueError):  # no such limit there, or the word `max`
             limit, used = int((folder / "memory.max").read_text()), int((folder / "memory.current").read_text())
-            left.append(max(0, limit - used))
+            left.append(max(0, limit - used + _cached_bytes(folder)))
         if folder == _CGROUPS:
             break
     return left
+
+
+def _cached_bytes(group: Path) -> int:
+    """Files that the kernel keeps in memory for a group: counted as used, and given up when memory is asked for."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = (group / "memory.stat").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["inactive_file"])
+    return 0
 
 
 def detect() -> list[Device]:

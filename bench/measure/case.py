@@ -22,7 +22,9 @@ COLD_FACTOR = 4
 MAX_INPUT_SETS = 256
 # Rotation may take this share of free memory; beyond it one set is used and the cache is flushed before each sample.
 ROTATION_SHARE = 0.25
-FAULTS_WORTH_A_WORD = 1.0
+# A page fault costs about this much; a step that spends more than this share on them says so.
+FAULT_S = 1e-6
+FAULT_SHARE = 0.01
 SHORTEST_SAMPLE_S = 20e-6
 
 
@@ -231,7 +233,8 @@ class _Draft:
             "host_noisy": device.clock != "virtual" and contention.noisy(evidence),
             "launch_bound": measured.launch_bound,
             "not_steady": steady is False,
-            "page_faults": not device.asynchronous and (evidence.page_faults_per_step or 0) >= FAULTS_WORTH_A_WORD,
+            "page_faults": not device.asynchronous
+            and (evidence.page_faults_per_step or 0) * FAULT_S > FAULT_SHARE * measured.median_s,
             "strong_autocorrelation": (location.rho1 or 0) > 0.9,
             "wallclock_stepped": abs(wall - monotonic) > 0.005,
         }

@@ -153,6 +153,8 @@ def fit(plan: Plan, budget_s: float, *, rounds_fixed: bool = False) -> Plan:
     less time shortens windows, then rounds, and at last leaves out cases, from the suite's end.
     """
     usable_s = 0.9 * budget_s  # an estimate that runs over by a tenth still keeps the promise
+    if not plan.cases:
+        return plan
     offered = [plan.rounds] if rounds_fixed else range(MOST_ROUNDS, 0, -1)
     reason = f"left out to fit into {budget_s:.0f} s"
     for count in range(len(plan.cases), 0, -1):

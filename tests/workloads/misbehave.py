@@ -18,6 +18,7 @@ from bench.workload import Scalar, Step, Workload
 
 # What a test looks for among all processes.
 CHILD_SECONDS = "98765.4321"
+_lost = False  # once true, nothing works any more in this process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Misbehave(Workload):
 
     def prepare(self, device: Device) -> Step:
         """What goes wrong before the step, and the step."""
+        if _lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered, in a case before this one")
         if self.how == "unsupported":
             raise Unsupported(f"{device.name} refuses")
         if self.how == "prints":
@@ -54,8 +57,10 @@ class Misbehave(Workload):
         if self.how == "leaves a child":
             subprocess.Popen(["sleep", CHILD_SECONDS])
         errors = {"wrong": 1.0, "nan": math.nan, "infinite": math.inf}
-        error = _check_raises if self.how == "check raises" else lambda: errors.get(self.how, 0.0)
-        return Step(run=_STEPS.get(self.how, lambda: None), error=error)
+        check = _CHECKS.get(self.how, lambda: errors.get(self.how, 0.0))
+        if self.how == "spoils":
+            device.spoilt = True
+        return Step(run=_STEPS.get(self.how, lambda: None), error=check)
 
 
 def _raise() -> None:
@@ -78,6 +83,25 @@ def _allocate() -> None:
     torch.empty(1 << 50, dtype=torch.uint8)
 
 
+def _check_out_of_memory() -> float:
+    raise RuntimeError("NPU out of memory. Tried to allocate 20.00 GiB")
+
+
+def _lose_the_device() -> None:
+    global _lost
+    _lost = True
+
+
+def _lost_in_the_step() -> None:
+    _lose_the_device()
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def _lost_in_the_check() -> float:
+    _lose_the_device()
+    return 0.0
+
+
 def _exit() -> None:
     print(f"fatal: {os.getcwd()}/driver.so is gone", file=sys.stderr, flush=True)
     os._exit(3)
@@ -88,10 +112,16 @@ def _hang() -> None:
         time.sleep(60)
 
 
+_CHECKS: dict[str, Callable[[], float]] = {
+    "check raises": _check_raises,
+    "check out of memory": _check_out_of_memory,
+    "spoils": _lost_in_the_check,
+}
 _STEPS: dict[str, Callable[[], object]] = {
     "raises": _raise,
     "out of memory": _out_of_memory,
     "allocates": _allocate,
+    "loses the device": _lost_in_the_step,
     "exits": _exit,
     "exits politely": lambda: sys.exit(4),
     "kills itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
