@@ -126,7 +126,7 @@ def test_what_went_wrong_stands_in_the_notes(build: Any) -> None:
     ]
     rows = table.rows([build.file(records)])
     assert [show.notes(row) for row in rows] == [
-        ["other programs kept the host busy", "straggler"],
+        ["the host was busy: other programs or guests took CPU time", "straggler"],
         ["oom: oom, as planted"],
     ]
 

@@ -113,10 +113,11 @@ def compare(before: Sequence[ResultFile], after: Sequence[ResultFile], *, thresh
 
 
 def _by_case(summaries: list[Summary]) -> dict[_Place, _Side]:
-    """Cases by name, device and its number; several files of one side are more rounds of the same."""
+    """Cases by name, device and its place among those of its name; several files of one side are more rounds."""
     cases: dict[_Place, _Side] = {}
     for one in summaries:
-        cases.setdefault((one.case, one.device, one.first.device), _Side([])).summaries.append(one)
+        place = sum(facts.name == one.device for facts in one.session.devices[: one.first.device])
+        cases.setdefault((one.case, one.device, place), _Side([])).summaries.append(one)
     return cases
 
 

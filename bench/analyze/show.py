@@ -15,7 +15,7 @@ _WORDS = {
     "bad_output": "output wrong: not counted",
     "below_timer_floor": "too short for the clock",
     "ci_not_reached": "samples spread more than asked within a round",
-    "host_noisy": "other programs kept the host busy",
+    "host_noisy": "the host was busy: other programs or guests took CPU time",
     "launch_bound": "bound by launches: the host sets the pace",
     "not_steady": "did not settle: the time still drifted",
     "page_faults": "page faults took more than 1 % of the time",
