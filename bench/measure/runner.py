@@ -166,9 +166,9 @@ def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path
 
 def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: Path, progress: Progress) -> Outcome:
     """Measures what is missing from a file that a run left unfinished. Raises UserError on another machine."""
-    before, now = found.session.devices, laboratory.devices
-    if [_same_device(facts) for facts in before] != [_same_device(facts) for facts in now]:
-        names = ", ".join(facts.name for facts in before)
+    there, here = found.session.devices, laboratory.devices
+    if [_same_device(facts) for facts in there] != [_same_device(facts) for facts in here]:
+        names = ", ".join(facts.name for facts in there)
         raise UserError(f"{path.name} was begun on {names}: continue it there, or start a new run here")
     torch_then, torch_now = found.session.software.get("torch"), laboratory.software.get("torch")
     if torch_then != torch_now:
