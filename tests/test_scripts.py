@@ -634,6 +634,10 @@ def write_tools(lab: Lab) -> None:
             f"print({name!r}, *sys.argv[1:], flush=True)\n"
             f"sys.exit({name!r} == 'mypy' and os.path.exists('wrong'))\n"
         )
+    linter = lab.folder_of_torch / "importlinter"
+    linter.mkdir()
+    (linter / "__init__.py").touch()
+    (linter / "cli.py").write_text("def lint_imports_command():\n    print('lint-imports', flush=True)\n")
 
 
 def test_the_whole_check_is_every_step_and_stops_at_the_first_that_fails(lab: Lab) -> None:
@@ -646,7 +650,7 @@ def test_the_whole_check_is_every_step_and_stops_at_the_first_that_fails(lab: La
     done = lab.start(script="test")
     assert done.returncode == 0, done.stderr
     assert "the tools for the tests are not in it yet" in done.stderr
-    assert done.stdout.split("\n") == ["ruff check .", "ruff format --check .", "mypy", "pytest", ""]
+    assert done.stdout.split("\n") == ["ruff check .", "ruff format --check .", "mypy", "lint-imports", "pytest", ""]
     assert "accelmark: == ruff check" in lines(done)
     assert kept.exists()
 
