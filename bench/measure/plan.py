@@ -219,7 +219,7 @@ def _cases(entry: Entry, request: Request, speeds: Speeds) -> list[Workload]:
     crossed: dict[str, list[Scalar]] = {
         key: value if isinstance(value, list) else [value] for key, value in entry.set.items()
     } | own
-    # What the user set is no longer a rung's to choose, and nobody's to refuse: it runs, its record says how.
+    # What the user set is no longer a rung's to choose, and no prediction's to refuse: only memory may do that.
     rungs: list[dict[str, Scalar]] = []
     for rung in entry.rungs:
         rest = {key: value for key, value in rung.items() if key not in own}
