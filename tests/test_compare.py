@@ -379,3 +379,19 @@ def test_a_case_that_fails_after_is_lost_and_not_just_incomparable(build: Any) -
     after = build.file([build.failed("crash", round=index) for index in range(3)], id="c" * 16)
     assert [row.lost for row in compare([before], [after]).rows] == [True]
     assert [row.lost for row in compare([after], [before]).rows] == [False]
+
+
+@pytest.mark.parametrize(("stolen", "verdict"), [((0.0, 0.12), "inconclusive"), ((0.12, 0.12), "slower")])
+def test_what_others_took_on_one_side_explains_a_difference(
+    build: Any, stolen: tuple[float, float], verdict: str
+) -> None:
+    """Ten percent slower: not believed where the hypervisor took as much on that side only."""
+    devices = [replace(build.session().devices[0], vendor="cpu")]
+    files = []
+    for side, (share, median) in enumerate(zip(stolen, (1e-3, 1.12e-3), strict=True)):
+        contention = replace(build.record().contention, pressure=0.0, stolen=share)
+        records = build.rounds([median, 1.001 * median, 1.002 * median], start=3600 * side, contention=contention)
+        files.append(build.file(records, id=str(side) * 16, devices=devices))
+    (row,) = compare(files[:1], files[1:]).rows
+    assert row.verdict == verdict
+    assert ("others took 0 % and 12 % of the CPU" in row.reason) == (verdict == "inconclusive")

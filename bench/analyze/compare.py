@@ -181,7 +181,7 @@ def _compared(before: _Side, after: _Side, shared: _Shared, threshold: float) ->
     ratio = _ratio(before, after, shared, interleaved)
     assert ratio is not None
     found, reason = stats.verdict(ratio, threshold), ""
-    if doubt := found in {"faster", "slower"} and _doubt(before, after):
+    if doubt := found in {"faster", "slower"} and _doubt(before, after, math.log(ratio.ratio)):
         found, reason = "inconclusive", doubt
     return Comparison(
         case=first.case,
@@ -221,15 +221,23 @@ def _conditions(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _doubt(before: _Side, after: _Side) -> str:
+def _doubt(before: _Side, after: _Side, log_ratio: float) -> str:
     """Why a difference that the numbers show is not to be believed, or nothing."""
-    for side in (before, after):
-        flags = [record.flags for record in side.records]
-        if any("below_timer_floor" in one for one in flags):
-            return "samples are too short for the clock"
-        if side.vendor == "cpu" and 2 * sum("host_noisy" in one for one in flags) >= len(flags):
-            return "other programs kept the host busy"
+    if any("below_timer_floor" in record.flags for side in (before, after) for record in side.records):
+        return "samples are too short for the clock"
+    # What other programs and guests took of a CPU, where that may be half of the difference. Taken from both sides
+    # alike, as some hypervisors do under heavy load, it explains nothing.
+    taken = [_taken(side) for side in (before, after)]
+    if before.vendor == "cpu" and abs(taken[1] - taken[0]) > abs(log_ratio) / 2:
+        shares = " and ".join(f"{100 * share:.0f} %" for share in taken)
+        return f"others took {shares} of the CPU"
     return ""
+
+
+def _taken(side: _Side) -> float:
+    """Share of CPU time that the rounds of a side lost to other programs and to the hypervisor's other guests."""
+    found = [record.contention for record in side.records if record.contention]
+    return statistics.fmean((one.pressure or 0.0) + (one.stolen or 0.0) for one in found) if found else 0.0
 
 
 def _interleaved(before: list[Record], after: list[Record]) -> bool:
