@@ -39,7 +39,17 @@ _COUNTS = (
     "vocab_size",
     "max_position_embeddings",
 )
-_FLAGS = ("tie_word_embeddings", "mlp_bias", "qk_norm")
+_FLAGS = (
+    "tie_word_embeddings",
+    "mlp_bias",
+    "head_bias",
+    "norm_bias",
+    "embedding_norm",
+    "embedding_scale",
+    "attention_sinks",
+    "query_layer",
+    "router_bias",
+)
 _CHOICES = {
     "hidden_act": ("silu", "gelu"),
     "norm": ("rms_norm", "layer_norm"),
@@ -54,7 +64,7 @@ class Model:
 
     name: str
     hidden_size: int
-    intermediate_size: int
+    intermediate_size: int  # of a dense MLP; a model whose layers are all of experts gives what its file gives
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
@@ -62,14 +72,56 @@ class Model:
     vocab_size: int
     max_position_embeddings: int
     tie_word_embeddings: bool
-    hidden_act: Literal["silu", "gelu"]  # silu is gated, three matrices (SwiGLU, Shazeer 2020); gelu is not, two
-    norm: Literal["rms_norm", "layer_norm"]  # a layer norm has a bias besides its weight
-    norm_eps: float
-    position: Literal["rope", "learned"]
-    rope_theta: float | None = None  # None where positions are learned
-    attention_bias: tuple[str, ...]  # the projections that carry one: "qkv", "o"; Qwen2 has qkv alone
+
+    # The MLP. silu and geglu are gated, three matrices (Shazeer 2020); gelu and relu are not, two.
+    hidden_act: Literal["silu", "geglu", "gelu", "relu"]
     mlp_bias: bool
-    qk_norm: bool  # an RMS norm of head_dim weights on each query and key head, shared by the heads of a layer (Qwen3)
+    head_bias: bool = False  # on the logits, as in CodeGen and Phi-2
+
+    # Norms: before attention and MLP, after them on what they add to the stream (OLMo 2), or both (Gemma 2).
+    norm: Literal["rms_norm", "layer_norm"]
+    norm_eps: float
+    norm_bias: bool = True  # of a layer norm; MPT has none. An RMS norm never has one
+    norm_place: Literal["pre", "post", "both"] = "pre"
+    embedding_norm: bool = False  # on the embedding, as in BLOOM
+    embedding_scale: bool = False  # the embedding times sqrt(d), as in Gemma
+    # Parallel: attention and MLP read the same stream and are added together (GPT-J); with one norm for both, or two.
+    block: Literal["serial", "parallel", "parallel_one_norm"] = "serial"
+
+    position: Literal["rope", "learned", "alibi"]
+    rope_theta: float | None = None  # None where positions are not rotated
+    rope_local_theta: float | None = None  # of the layers with a window, where it differs (Gemma 3)
+    rotary_dim: int | None = None  # the part of each head that is rotated; None: all of it
+    position_offset: int = 0  # rows of the table of positions before the first one: 2 in OPT
+
+    attention_bias: tuple[str, ...]  # the projections that carry one: "qkv", "o"; Qwen2 has qkv alone
+    # A norm of queries and keys before they are rotated: of each head, its weights shared by the heads (Qwen3), or of
+    # all heads together (OLMo 2).
+    qk_norm: Literal["none", "head", "all_heads"] = "none"
+    attention_sinks: bool = False  # a learned score for each head that attends to nothing (GPT-OSS)
+    attention_softcap: float | None = None  # scores become cap · tanh(score / cap) (Gemma 2)
+    logit_softcap: float | None = None  # and so do logits
+    sliding_window: int | None = None  # a query sees so many keys, itself included
+    full_attention_every: int | None = None  # layers n - 1, 2n - 1, ... see all keys; None: with a window, none does
+    query_layer: bool = False  # one more layer on top, whose queries are learned for each position (PanGu-alpha)
+
+    # Latent attention (DeepSeek-V2 2024, section 2.1): keys and values come from one narrow vector a token, and a
+    # head's queries and keys have a part that is not rotated and one that is. Then head_dim is the sum of both parts.
+    kv_lora_rank: int | None = None
+    q_lora_rank: int | None = None
+    qk_nope_head_dim: int | None = None
+    qk_rope_head_dim: int | None = None
+    v_head_dim: int | None = None
+
+    # Experts (Shazeer et al. 2017): of num_experts MLPs a router chooses num_experts_per_tok for each token.
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = None  # of the MLP that every token passes besides, all such as one
+    num_dense_layers: int = 0  # the first layers that have a dense MLP in place of experts
+    router: Literal["softmax", "sigmoid"] = "softmax"
+    router_bias: bool = False  # one number for each expert, added to the router's scores
+
     num_parameters: int | None = None  # as published; checked against the shape. None: nobody published it
     source: str  # where the figures come from
 
@@ -143,7 +195,7 @@ class Model:
     def norm_parameters(self) -> int:
         """Two norms a layer, one after the last layer, and those on queries and keys where there are any."""
         one = self.hidden_size * (2 if self.norm == "layer_norm" else 1)
-        on_heads = 2 * self.head_dim if self.qk_norm else 0
+        on_heads = 2 * self.head_dim if self.qk_norm == "head" else 0
         return self.num_hidden_layers * (2 * one + on_heads) + one
 
     @property
@@ -297,7 +349,6 @@ def _from_gpt2(config: dict[str, Any]) -> dict[str, Any]:
         "position": "learned",
         "attention_bias": _PROJECTIONS,
         "mlp_bias": True,
-        "qk_norm": False,
     }
 
 
@@ -325,7 +376,7 @@ def _from_llama(config: dict[str, Any], kind: str) -> dict[str, Any]:
         "rope_theta": (ropes if isinstance(ropes, dict) else config).get("rope_theta", 10000.0),
         "attention_bias": ("qkv",) if kind == "qwen2" else bias,
         "mlp_bias": kind == "llama" and config.get("mlp_bias", False),
-        "qk_norm": kind == "qwen3",
+        "qk_norm": "head" if kind == "qwen3" else "none",
     }
 
 

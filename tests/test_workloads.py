@@ -50,7 +50,6 @@ norm_eps = 1e-5
 position = "learned"
 attention_bias = ["qkv", "o"]
 mlp_bias = true
-qk_norm = false
 source = "made for these tests, in the style of GPT-2"
 """
 CASES = [pytest.param(name, which, id=f"{name}-{which}") for name in WORKLOADS for which in ("smoke", "other")]

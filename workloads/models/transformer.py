@@ -86,8 +86,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(model.hidden_size, groups * head_dim, bias="qkv" in model.attention_bias)
         self.value = nn.Linear(model.hidden_size, groups * head_dim, bias="qkv" in model.attention_bias)
         self.output = nn.Linear(heads * head_dim, model.hidden_size, bias="o" in model.attention_bias)
-        self.query_norm = _norm(model, head_dim) if model.qk_norm else None
-        self.key_norm = _norm(model, head_dim) if model.qk_norm else None
+        self.query_norm = _norm(model, head_dim) if model.qk_norm == "head" else None
+        self.key_norm = _norm(model, head_dim) if model.qk_norm == "head" else None
 
     def forward(self, x_BSE: Tensor, rotation: "Rotation | None", cache: "LayerCache | None", start: int) -> Tensor:
         """Attends to the sequence itself, or with a cache to everything up to it."""
