@@ -113,10 +113,10 @@ def test_no_token_sees_a_later_one(cpu: Device) -> None:
 @pytest.mark.parametrize("name", [name for name in model.names() if model.find(name).position == "rope"])
 def test_rotated_heads_know_distances_and_no_places(name: str, cpu: Device) -> None:
     """Scores of rotated queries and keys depend on how far apart they stand (Su et al. 2021, equation 11)."""
-    from workloads.models.transformer import Rotation, rotate
+    from workloads.models.position import Rotation, rotate
 
     shape = small(name)
-    rotation = Rotation(shape, cpu, 4096)
+    rotation = Rotation(shape.rope_theta, shape.head_dim, cpu, 4096)
     query, key = cpu.normal(1, shape.head_dim, dtype="float32"), cpu.normal(1, shape.head_dim, dtype="float32")
 
     def score(query_at: int, key_at: int) -> float:
