@@ -56,7 +56,7 @@ class LatentCache:
 def empty_caches(model: Model, device: Device, dtype: str, batch: int, length: int) -> list[Any]:
     """A LayerCache of normal numbers for each layer, which is what a filled cache looks like to the memory system.
 
-    In latent attention a LatentCache. A layer with a window has one as long as the others: what lies before it is not read.
+    In latent attention a LatentCache. In a layer with a window it is no shorter: what lies before is not read.
     """
     if model.kv_lora_rank is not None:
         assert model.qk_rope_head_dim is not None

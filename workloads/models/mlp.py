@@ -119,8 +119,10 @@ class Router(nn.Module):
         self.experts, self.num_chosen = experts, num_chosen
         self.is_sigmoid = model.router == "sigmoid"
         self.linear = nn.Linear(model.hidden_size, experts, bias=model.router_bias and not self.is_sigmoid)
-        # With sigmoids the bias helps to choose and has no weight: it keeps experts evenly busy (DeepSeek-V3, 2.1.2).
-        self.choice_bias = nn.Parameter(torch.empty(experts)) if model.router_bias and self.is_sigmoid else None
+        # With sigmoids the bias helps to choose and has no weight. It has no gradient either: to keep experts evenly
+        # busy it is moved by counting (DeepSeek-V3 2024, section 2.1.2).
+        has_choice_bias = model.router_bias and self.is_sigmoid
+        self.choice_bias = nn.Parameter(torch.empty(experts), requires_grad=False) if has_choice_bias else None
 
     def forward(self, x_TE: Tensor) -> tuple[Tensor, Tensor]:
         """Experts [T, K] of each token and their weights."""
@@ -131,7 +133,6 @@ class Router(nn.Module):
             return chosen_TK, best_TK.softmax(-1)
         scores_TX = logits_TX.sigmoid()
         biased_TX = scores_TX if self.choice_bias is None else scores_TX + self.choice_bias
-        # Which are best has no slope, so that the bias gets no gradient: DeepSeek moves it by counting.
-        chosen_TK = biased_TX.detach().topk(self.num_chosen, dim=-1).indices
+        chosen_TK = biased_TX.topk(self.num_chosen, dim=-1).indices
         best_TK = scores_TX.gather(-1, chosen_TK)
         return chosen_TK, best_TK / best_TK.sum(-1, keepdim=True)

@@ -237,4 +237,4 @@ def _fill(module: nn.Module, device: Device, dtype: str) -> None:
             tensor = device.normal(*shape, dtype=dtype, std=shape[-1] ** -0.5 if is_matrix else 0.02)
             if is_norm and name == "weight":
                 tensor += 1
-            setattr(layer, name, nn.Parameter(tensor))
+            setattr(layer, name, nn.Parameter(tensor, requires_grad=parameter.requires_grad))
