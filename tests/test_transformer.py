@@ -198,14 +198,13 @@ def test_a_window_ends(cpu: Device) -> None:
     assert relative(after[13:], before[13:]) == 0
 
 
-@pytest.mark.parametrize("name", [name for name in model.names() if model.find(name).position == "rope"])
-def test_rotated_heads_know_distances_and_no_places(name: str, cpu: Device) -> None:
+@pytest.mark.parametrize(("theta", "size"), [(1e4, 64), (5e5, 128), (1e6, 24)])
+def test_rotated_heads_know_distances_and_no_places(theta: float, size: int, cpu: Device) -> None:
     """Scores of rotated queries and keys depend on how far apart they stand (Su et al. 2021, equation 11)."""
     from workloads.models.position import Rotation, rotate
 
-    shape = small(name)
-    rotation = Rotation(shape.rope_theta, shape.head_dim, cpu, 4096)
-    query, key = cpu.normal(1, shape.head_dim, dtype="float32"), cpu.normal(1, shape.head_dim, dtype="float32")
+    rotation = Rotation(theta, size, cpu, 4096)
+    query, key = cpu.normal(1, size, dtype="float32"), cpu.normal(1, size, dtype="float32")
 
     def score(query_at: int, key_at: int) -> float:
         angles = [rotation.at(place, place + 1, torch.float32) for place in (query_at, key_at)]
@@ -285,6 +284,18 @@ def test_it_has_as_many_parameters_as_its_model(name: str) -> None:
     active = sum(p.numel() // p.shape[0] * (shape.num_experts_per_tok or 0) for p in routed)
     assert sum(layer.weight.numel() for layer in linear) + active == shape.matmul_parameters
     assert all(parameter.dtype == torch.bfloat16 for parameter in transformer.parameters())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_trains_under_autocast(name: str, cpu: Device) -> None:
+    """With weights in float32 and products in bfloat16, where operations of both types meet."""
+    transformer = built(shaped(name), cpu)
+    tokens_BS = cpu.tokens(2, LENGTH, vocab_size=97)
+    expected = transformer.loss(tokens_BS, tokens_BS).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = transformer.loss(tokens_BS, tokens_BS)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(expected, rel=0.02)
 
 
 def test_a_tied_head_stays_tied(cpu: Device) -> None:

@@ -16,7 +16,7 @@ class Positions(NamedTuple):
     """What the layers of one kind must know of the positions `start` and after. Worked out once in a forward."""
 
     start: int
-    angles: tuple[Tensor, Tensor] | None  # cosine and sine [S, D], where positions are rotated
+    angles: tuple[Tensor, Tensor] | None  # cosine and signed sine [S, D], where positions are rotated
     # Added to scores: [H, S, C] of alibi, or [W, 2W] of a window that is shorter than the sequence.
     bias: Tensor | None
 
@@ -27,18 +27,23 @@ class Rotation:
     def __init__(self, theta: float, size: int, device: Device, length: int) -> None:
         half = torch.arange(0, size, 2, device=device.torch_device, dtype=torch.float32) / size
         places = torch.arange(length, device=device.torch_device, dtype=torch.float32)
-        angles_CD = torch.outer(places, theta**-half).repeat(1, 2)
-        self.cosine_CD, self.sine_CD = angles_CD.cos(), angles_CD.sin()
+        angles_CD = torch.outer(places, theta**-half)
+        self.cosine_CD = angles_CD.cos().repeat(1, 2)
+        # The sign of the first half, which is turned the other way, is kept here so that `rotate` need not turn it.
+        self.sine_CD = torch.cat((-angles_CD.sin(), angles_CD.sin()), dim=-1)
 
     def at(self, start: int, stop: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [S, D] of the positions."""
-        return self.cosine_CD[start:stop].to(dtype), self.sine_CD[start:stop].to(dtype)
+        """Cosine and signed sine [S, D] of the positions."""
+        cosine_SD, sine_SD = self.cosine_CD[start:stop], self.sine_CD[start:stop]
+        return (cosine_SD, sine_SD) if dtype == torch.float32 else (cosine_SD.to(dtype), sine_SD.to(dtype))
 
 
 def rotate(x_BHSD: Tensor, cosine_SD: Tensor, sine_SD: Tensor) -> Tensor:
-    """`x_BHSD` turned by its positions' angles."""
-    first, second = x_BHSD.chunk(2, dim=-1)
-    return x_BHSD * cosine_SD + torch.cat((-second, first), dim=-1) * sine_SD
+    """`x_BHSD` turned by its positions' angles, as given by `Rotation.at`.
+
+    In three operations: halving, negating and joining again takes 1.4 to 2 times as long on a CPU.
+    """
+    return torch.addcmul(x_BHSD * cosine_SD, x_BHSD.roll(x_BHSD.shape[-1] // 2, -1), sine_SD)
 
 
 def rotate_first(x_BHSD: Tensor, cosine_SR: Tensor, sine_SR: Tensor) -> Tensor:
