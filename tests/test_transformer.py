@@ -399,3 +399,93 @@ def test_attention_that_is_not_fused_goes_in_slices(cpu: Device, monkeypatch: py
     for rows in (5, 7, 20, 21, 30):
         monkeypatch.setattr(_attend, "_ROWS", rows)
         assert relative(_attend.attend_unfused(q_BHSD, k_BGSD, v_BGSD, is_causal=True), whole) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["gpt2-124m", "llama-3.1-8b", "latent"])
+def test_quantised_layers_compute_with_the_weights_that_they_say(
+    name: str, dtype: str, kind: Any, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workloads.models import quantized
+
+    for kernels in (quantized._KERNELS[kind], quantized._KERNELS[kind][-1:]):  # torch's, and what is left without them
+        monkeypatch.setitem(quantized._KERNELS, kind, kernels)
+        sizes: dict[str, Any] = {"intermediate_size": 128, "vocab_size": 128}  # multiples of what kernels take
+        shape = dataclasses.replace(shaped(name), **sizes, v_head_dim=16 if name == "latent" else None)
+        transformer = built(shape, cpu, dtype).requires_grad_(False)
+        linear = transformer.blocks[0].mlp.down
+        before, tokens_BS = linear.weight.double(), cpu.tokens(2, LENGTH, vocab_size=97)
+        names = quantized.quantize(transformer, kind, cpu)
+        down = transformer.blocks[0].mlp.down
+        assert names == {down.kernel}
+        assert relative(down.wide_weight(), before) < {"int8": 0.01, "int4": 0.1}[kind]
+        bits = 8 * down.weight_bytes / before.numel()
+        assert bits < {"int8": 9, "int4": 7 if dtype == "float32" else 5.1}[kind]
+        logits_BSV = transformer.head(transformer(tokens_BS))
+        for row in range(2):
+            reference_SV = reference_logits(transformer, tokens_BS[row])
+            assert relative(logits_BSV[row], reference_SV) < (1e-5 if dtype == "float32" else 5e-2)
+
+
+def test_quantising_leaves_tied_heads_and_refuses_experts(cpu: Device) -> None:
+    from bench.errors import Unsupported
+    from workloads.models.quantized import QuantizedLinear, quantize
+
+    tied = built(dataclasses.replace(small("llama-3.2-1b"), intermediate_size=128), cpu)
+    quantize(tied, "int8", cpu)
+    assert tied.head.weight is tied.embedding.weight
+    untied = built(dataclasses.replace(small("llama-3.1-8b"), intermediate_size=128), cpu)
+    quantize(untied, "int8", cpu)
+    assert isinstance(untied.head, QuantizedLinear)
+    with pytest.raises(Unsupported, match="experts"):
+        quantize(built(shaped("experts"), cpu), "int8", cpu)
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m", "llama-3.1-8b", "latent", "experts, all"])
+@pytest.mark.parametrize("base", ["float32", "bfloat16", "4 bits before", "4 bits after"])
+def test_adapters_learn_and_nothing_else_does(name: str, base: str, cpu: Device) -> None:
+    from workloads.models.adapters import add_lora, quantize_base
+
+    transformer = built(shaped(name), cpu, "bfloat16" if base == "bfloat16" else "float32")
+    if base == "4 bits before":
+        quantize_base(transformer)
+    add_lora(transformer, 4)
+    if base == "4 bits after":
+        quantize_base(transformer)
+    trained = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+    assert all(name.endswith(("down_RK", "up_NR")) for name in trained)
+    tokens_BS = cpu.tokens(2, LENGTH + 1, vocab_size=97)
+    frozen = {name: p.clone() for name, p in transformer.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        loss = transformer.loss(tokens_BS[:, :-1], tokens_BS[:, 1:])
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert all(p.grad is not None for p in trained.values())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.5
+    assert all(torch.equal(p, frozen[name]) for name, p in transformer.named_parameters() if not p.requires_grad)
+    with torch.no_grad():
+        logits_SV = transformer.head(transformer(tokens_BS[:1, 1:]))[0]
+    # Rounding may tip a router's choice where two experts are nearly as good.
+    tolerance = 1e-5 if base != "bfloat16" else 0.2 if transformer.model.num_experts else 5e-2
+    assert relative(logits_SV, reference_logits(transformer, tokens_BS[0, 1:])) < tolerance
+
+
+def test_four_bits_are_close_to_the_weight_and_have_its_gradient() -> None:
+    """A normal weight keeps all but 1 % of its variance (QLoRA 2023 reports errors of that size)."""
+    from workloads.models.adapters import NormalFloatLinear
+
+    linear = torch.nn.Linear(256, 128)
+    torch.nn.init.normal_(linear.weight)
+    narrow = NormalFloatLinear(linear)
+    assert relative(narrow.wide_weight(), linear.weight.detach()) < 0.1
+    assert 8 * narrow.weight_bytes / linear.weight.numel() == 4.5
+    x = torch.randn(3, 256, requires_grad=True)
+    narrow(x).square().sum().backward()
+    weight = narrow.wide_weight().float()
+    (expected,) = torch.autograd.grad((x @ weight.T + linear.bias).square().sum(), x)
+    assert x.grad is not None and relative(x.grad, expected) < 1e-5
