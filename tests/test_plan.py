@@ -89,7 +89,7 @@ def test_rungs_ascend(suite: str, machine: str) -> None:
         crossed = {key: value if isinstance(value, list) else [value] for key, value in entry.set.items()}
         for values in itertools.product(*crossed.values()):
             params: dict[str, Scalar] = dict(zip(crossed, values, strict=True))
-            for dtype in workload.DTYPE_BYTES if params.get("dtype") == "fast" else [params["dtype"]]:
+            for dtype in workload.FLOATS if params.get("dtype") == "fast" else [params["dtype"]]:
                 offered = [workload.case(entry.workload, {**rung, **params, "dtype": dtype}) for rung in entry.rungs]
                 for smaller, larger in itertools.pairwise(offered):
                     assert smaller.memory_bytes() <= larger.memory_bytes(), larger.label()
@@ -390,7 +390,7 @@ def test_a_model_from_a_file_goes_by_its_name(tmp_path: Path, monkeypatch: pytes
         (Request(workloads=("matmul",), settings={"m": ["64.5"]}), "m=64.5: matmul needs a whole number there"),
         (Request(workloads=("matmul",), settings={"m": ["0"]}), "m=0"),
         (Request(workloads=("matmul",), settings={key: ["2M"] for key in "mnk"}), "more FLOP or bytes in a step than"),
-        (Request(workloads=("matmul",), settings={"dtype": ["int4"]}), "dtype int4"),
+        (Request(workloads=("matmul",), settings={"dtype": ["int4"]}), "dtype='int4'"),
         (Request(workloads=("attention",), settings={"num_kv_heads": ["5"]}), "no multiple"),
         (Request(workloads=("prefill",), model="tiny", settings={"prompt": ["5000"]}), "4096 positions"),
     ],

@@ -20,7 +20,7 @@ from bench import record, workload
 from bench.device import Absence
 from bench.errors import UserError, private
 from bench.measure import environment, messages, plan, preflight
-from bench.measure.case import empty_record, now
+from bench.measure.case import empty_record, now, refused_record
 from bench.measure.journal import Journal
 from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess, allocator_settings
 from bench.record import Planned, Record, ResultFile, Session, Speeds
@@ -160,7 +160,9 @@ def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path
     for left_out, reason in planned.skipped:
         job = _job(left_out.case, left_out.device, 0, planned.protocols)
         journal.append(empty_record(left_out.case, job, "skipped", reason, now()))
-    run = _Run(laboratory, planned, session, journal, progress, done=set())
+    for refused in planned.refused:
+        journal.append(refused_record(refused.workload, refused.params, refused.reason, now()))
+    run = _Run(laboratory, planned, session, journal, progress, done={})
     return run.all_rounds()
 
 
@@ -175,9 +177,9 @@ def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: 
         raise UserError(f"{path.name} was begun with torch {torch_then}, here is {torch_now}: start a new run")
     if found.session.harness.method != record.METHOD:
         raise UserError(f"{path.name} was measured by method {found.session.harness.method}, this is {record.METHOD}")
-    done = {_place(one.workload, one.params, one.device, one.round) for one in found.records}
     journal = Journal(path, resume=True)
-    outcome = _Run(laboratory, planned, found.session, journal, progress, done=done).all_rounds()
+    run = _Run(laboratory, planned, found.session, journal, progress, done=_launches(found.records))
+    outcome = run.all_rounds()
     outcome.records = [*found.records, *outcome.records]
     return outcome
 
@@ -223,7 +225,7 @@ class _Run:
         session: Session,
         journal: Journal,
         progress: Progress,
-        done: set[Any],
+        done: "dict[_Place, list[Record]]",
     ) -> None:
         self._laboratory = laboratory
         self._plan = planned
@@ -251,7 +253,7 @@ class _Run:
         cases = [
             one
             for one in self._plan.cases
-            if one.device == device and _place(one.case.name, one.case.params(), device, round_index) not in self._done
+            if one.device == device and not self._is_done(_place(one.case.name, one.case.params(), device, round_index))
         ]
         random.Random(f"{self._session.seed} {round_index} {device}").shuffle(cases)  # noqa: S311
         while cases:
@@ -287,7 +289,15 @@ class _Run:
         self._left_s -= planned.estimate_s
         return alive
 
+    def _is_done(self, place: "_Place") -> bool:
+        """A run that was stopped between the two records of a case has half of it, and is measured again."""
+        records = self._done.get(place, [])
+        return bool(records) and not (len(records) == 1 and "launch_bound" in records[0].flags)
+
     def _keep(self, measured: Record) -> None:
+        place = _place(measured.workload, measured.params, measured.device, measured.round)
+        if any(one.identity.launch == measured.identity.launch for one in self._done.get(place, [])):
+            return
         self._journal.append(measured)
         self._outcome.records.append(measured)
         self._progress.done(measured)
@@ -318,7 +328,18 @@ def _job(case: workload.Workload, device: int, round_index: int, protocols: dict
     )
 
 
-def _place(name: str, params: dict[str, Any], device: int, round_index: int) -> tuple[str, int, int]:
+_Place = tuple[str, int, int]
+
+
+def _launches(records: list[Record]) -> dict[_Place, list[Record]]:
+    """The records of each place in a run, one for each launch mode."""
+    found: dict[_Place, list[Record]] = {}
+    for one in records:
+        found.setdefault(_place(one.workload, one.params, one.device, one.round), []).append(one)
+    return found
+
+
+def _place(name: str, params: dict[str, Any], device: int, round_index: int) -> _Place:
     """Where a record belongs in a run."""
     return workload.label(name, params), device, round_index
 
