@@ -267,7 +267,7 @@ def test_what_is_no_command_is_one_line_and_status_2(accelmark: Command, argumen
         (["run", "--suite", "../../x"], "no suite is named '../../x'"),
         (["run", "decode", "--suite", "quick", "--model", "llama-3.1-8c"], "llama-3.1-8b"),
         (["run", "matmul", "--suite", "quick", "--model", "tiny"], "no workload of this run has a parameter 'model'"),
-        (["run", "matmul", "--suite", "quick", "--set", "mm=3"], "parameter 'mm': there are dtype, duty, k, layout, m, n"),
+        (["run", "matmul", "--suite", "quick", "--set", "mm=3"], "'mm': there are dtype, duty, k, layout, m, n"),
         (["run", "matmul", "--suite", "quick", "--set", "m=many"], "m=many: matmul needs a whole number there"),
         (["run", "matmul", "--suite", "quick", "--set", "dtype=float8"], "dtype='float8'"),
         (["run", "matmul", "--suite", "quick", "--set", "m=0"], "m=0: must be"),
