@@ -413,3 +413,64 @@ def test_protocols_survive_a_budget_in_everything_but_their_times() -> None:
     kept = [field.name for field in msgspec.structs.fields(Protocol) if field.name not in {"min_time_s", "max_time_s"}]
     assert all(getattr(own[scale], name) == getattr(fitted[scale], name) for scale in own for name in kept)
     assert dataclasses.is_dataclass(Plan)
+
+
+# Short names, sweeps, types and stacks
+
+
+def test_names_of_llama_bench_are_understood() -> None:
+    prompt, generated = cases(made("H200", "pp512", "tg128"))
+    assert (prompt.name, prompt.params()["prompt"], prompt.params()["batch"]) == ("prefill", 512, 1)
+    assert (generated.name, generated.params()["context"], generated.params()["batch"]) == ("decode", 64, 1)
+    (small,) = cases(made("two cores", "pp64", model="gpt2-124m", settings={"dtype": ["float32"]}))
+    assert small.label() == "prefill model=gpt2-124m batch=1 prompt=64 dtype=float32"
+    assert {case.params()["prompt"] for case in cases(made("H200", "pp512", "pp2048"))} == {512, 2048}
+
+
+def test_what_a_sweep_makes_that_is_no_case_is_kept_with_its_reason() -> None:
+    planned = made("two cores", "attention", settings={"num_kv_heads": ["4", "5"], "num_heads": ["8"], "seq": ["64"]})
+    assert {case.params()["num_kv_heads"] for case in cases(planned)} == {4}
+    assert {one.params["num_kv_heads"] for one in planned.refused} == {5}
+    assert all("no multiple" in one.reason for one in planned.refused)
+    with pytest.raises(UserError, match="no multiple"):  # alone it is a mistake
+        made("two cores", "attention", settings={"num_kv_heads": ["5"], "num_heads": ["8"], "seq": ["64"]})
+
+
+def test_a_type_that_no_device_has_is_refused_unless_another_goes_with_it() -> None:
+    settings = {"m": ["64"], "n": ["64"], "k": ["64"]}
+    with pytest.raises(UserError, match="there is float32, bfloat16, float16"):
+        made("two cores", "matmul", settings={**settings, "dtype": ["tf32"]})
+    assert len(made("two cores", "matmul", settings={**settings, "dtype": ["tf32", "float32"]}).cases) >= 2
+
+
+def test_other_types_are_those_that_the_device_has() -> None:
+    kind = workload.find("matmul")
+    rich = speeds(50e12, 4e12, 80e9, bfloat16=800e12, float16=700e12, float8_e4m3fn=1500e12, int8=1400e12)
+    assert plan._dtypes(["others"], kind, rich) == ["float16", "float8_e4m3fn", "int8"]
+    assert plan._dtypes(["float32", "fast", "others"], kind, MACHINES["two cores"]) == [
+        "float32",
+        "bfloat16",
+        "float16",
+    ]
+
+
+def test_a_model_that_does_not_fit_is_planned_as_two_stacks_of_its_layers() -> None:
+    less, more = cases(
+        made("two cores", "decode", model="llama-3.1-70b", settings={"context": ["128"], "batch": ["1"]})
+    )
+    assert more.params()["layers"] == 2 * less.params()["layers"] > 0  # type: ignore[operator]
+    assert more.memory_bytes() <= plan.MEMORY_SHARE * MACHINES["two cores"].free_bytes
+    assert more.extras()["extrapolated_from_layers"] == more.params()["layers"]
+    fits = cases(made("H200", "decode", model="llama-3.1-8b", settings={"context": ["128"], "batch": ["1"]}))
+    assert [case.params()["layers"] for case in fits] == [0]
+
+
+def test_stacks_keep_the_proportion_of_the_layers() -> None:
+    for name in ("gemma-3-27b", "deepseek-v3"):
+        shape = model.find(name)
+        kind = "decode" if shape.num_experts is None else "moe_decode"
+        stacks = cases(made("H200", kind, model=name, settings={"context": ["128"], "batch": ["1"]}))
+        if len(stacks) == 2:
+            for case in stacks:
+                layers = int(case.params()["layers"])
+                assert layers % (shape.full_attention_every or 1) == 0 and layers > shape.num_dense_layers

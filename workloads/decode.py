@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from bench import model
 from bench.cost import Cost
 from bench.device import Device
 from bench.workload import Scalar, Step, Workload
 from workloads._reference import relative_error
-from workloads._shape import activation_bytes, check_length
+from workloads._shape import activation_bytes, check_length, facts_of, stack, weights_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,28 +23,29 @@ class Decode(Workload):
     batch: int
     context: int
     dtype: str
+    compiled: bool = False  # by torch.compile
+    layers: int = 0  # of the model only the first so many; 0: all of them
 
     def __post_init__(self) -> None:
         """The model must exist and know positions that far."""
         super().__post_init__()
-        check_length(self.model, self.context + 1)
+        check_length(self.model, self.layers, self.context + 1)
 
     def cost(self) -> Cost:
         """2 FLOP a weight and token; all weights read once, the cache once, the new keys and values written."""
-        shape = model.find(self.model)
-        weights, positions = shape.matmul_parameters, self.context + 1
-        width = shape.num_attention_heads * shape.head_dim
-        cache = shape.kv_cache_bytes_per_token(self.dtype_bytes)
+        shape = stack(self.model, self.layers)
+        cache = shape.kv_cache_bytes(self.dtype_bytes, self.context + 1)
+        written = shape.kv_cache_bytes_per_token(self.dtype_bytes)
         return Cost(
-            gemm_flops=2 * weights * self.batch,
-            attention_flops=4 * shape.num_hidden_layers * width * positions * self.batch,
-            bytes=weights * self.dtype_bytes + (positions + 1) * self.batch * cache,
+            gemm_flops=2 * shape.matmul_parameters * self.batch,
+            attention_flops=shape.decode_attention_flops(self.batch, self.context),
+            bytes=weights_read(shape, self.batch) * self.dtype_bytes + self.batch * (cache + written),
             tokens=self.batch,
         )
 
     def memory_bytes(self) -> int:
         """Weights and cache."""
-        shape = model.find(self.model)
+        shape = stack(self.model, self.layers)
         cache = shape.kv_cache_bytes_per_token(self.dtype_bytes) * (self.context + 1)
         weights = shape.total_parameters * self.dtype_bytes
         return weights + self.batch * (cache + activation_bytes(shape, self.dtype_bytes))
@@ -56,7 +56,7 @@ class Decode(Workload):
 
     def extras(self) -> dict[str, float | str]:
         """How large the model is."""
-        return {"num_parameters": model.find(self.model).total_parameters}
+        return facts_of(self.model, self.layers)
 
     def prepare(self, device: Device) -> Step:
         """Weights in `dtype`, no gradients, a cache of normal numbers, one tensor for each layer's keys and values."""
@@ -64,7 +64,7 @@ class Decode(Workload):
 
         from workloads.models.transformer import Transformer, empty_caches, reference_logits
 
-        shape = model.find(self.model)
+        shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.context + 1).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.context + 1)
         tokens_BS = device.tokens(self.batch, 1, vocab_size=shape.vocab_size)
