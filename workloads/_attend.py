@@ -8,8 +8,12 @@ if TYPE_CHECKING:
 # B batch, H query heads, G key-value heads, S queries, C keys, D head_dim
 
 
-def attend(q_BHSD: "Tensor", k_BGCD: "Tensor", v_BGCD: "Tensor", *, is_causal: bool) -> "Tensor":
+def attend(
+    q_BHSD: "Tensor", k_BGCD: "Tensor", v_BGCD: "Tensor", *, is_causal: bool, seen_SC: "Tensor | None" = None
+) -> "Tensor":
     """torch's fused attention, the backend being its own choice; query heads share key-value heads in groups.
+
+    `seen_SC` is True where a query sees a key, in place of the causal mask.
 
     CUDA's fused kernels take groups in two-byte types from Ampere on. Elsewhere there torch would store all scores,
     three times slower (pytorch issue 154363), so keys and values are repeated for their group as most models do.
@@ -20,7 +24,9 @@ def attend(q_BHSD: "Tensor", k_BGCD: "Tensor", v_BGCD: "Tensor", *, is_causal: b
     if group > 1 and not _takes_groups(q_BHSD):
         k_BGCD, v_BGCD = k_BGCD.repeat_interleave(group, 1), v_BGCD.repeat_interleave(group, 1)
         group = 1
-    return scaled_dot_product_attention(q_BHSD, k_BGCD, v_BGCD, is_causal=is_causal, enable_gqa=group > 1)
+    return scaled_dot_product_attention(
+        q_BHSD, k_BGCD, v_BGCD, attn_mask=seen_SC, is_causal=is_causal, enable_gqa=group > 1
+    )
 
 
 def _takes_groups(q_BHSD: "Tensor") -> bool:

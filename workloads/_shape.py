@@ -3,6 +3,7 @@
 from bench import model
 from bench.device import Facts
 from bench.errors import UserError
+from bench.workload import names
 
 
 def stack(name: str, layers: int) -> model.Model:
@@ -18,6 +19,14 @@ def check_length(name: str, layers: int, length: int) -> None:
         raise UserError(f"{name} knows {shape.max_position_embeddings} positions, {length} were asked for")
 
 
+def check_experts(workload: str, name: str, wanted: bool) -> None:
+    """Raises UserError for a model with experts in a workload for dense ones, and the other way round."""
+    if bool(model.find(name).num_experts) != wanted:
+        other = workload.removeprefix("moe_") if wanted else f"moe_{workload}"
+        hint = f"{other} is the workload for it" if other in names() else f"{workload} knows dense models only"
+        raise UserError(f"{name} has {'no ' if wanted else ''}experts: {hint}")
+
+
 def facts_of(name: str, layers: int) -> Facts:
     """How large the model is; and, where a stack of some of its layers stands for it, of how many."""
     facts: Facts = {"num_parameters": stack(name, layers).total_parameters}
@@ -29,6 +38,18 @@ def weights_read(shape: model.Model, tokens: int) -> int:
     chosen = shape.num_experts_per_tok or 0
     unread = chosen - shape.expected_experts_read(tokens)
     return shape.matmul_parameters - round(unread * shape.num_expert_layers * shape.expert_matmul_parameters)
+
+
+def recomputed_weights(shape: model.Model) -> int:
+    """Weights that a token is multiplied with once more where each block is computed anew in the backward pass.
+
+    All of the layers', but for the last product of a block: nothing in the backward pass asks for what it gives, and
+    torch stops there. Unless a norm follows it, or the router's weights are multiplied with it.
+    """
+    needed = shape.norm_place != "pre"
+    last = shape.intermediate_size * (shape.num_hidden_layers - shape.num_expert_layers)
+    last += (shape.shared_expert_intermediate_size or 0) * shape.num_expert_layers
+    return shape.layer_matmul_parameters - (0 if needed else last * shape.hidden_size)
 
 
 def activation_bytes(shape: model.Model, width: int) -> int:

@@ -7,7 +7,7 @@ from bench.cost import Cost
 from bench.device import Device
 from bench.workload import Scalar, Step, Workload
 from workloads._reference import relative_error
-from workloads._shape import activation_bytes, check_length, facts_of, stack, weights_read
+from workloads._shape import activation_bytes, check_experts, check_length, facts_of, stack, weights_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class Decode(Workload):
     scale: ClassVar[Literal["micro", "macro"]] = "macro"
     rotate: ClassVar[bool] = False  # the weights are one set in real life too
     data: ClassVar[str] = "tokens"
+    experts: ClassVar[bool] = False  # whether models have them: `moe_decode` is the other kind
     smoke: ClassVar[dict[str, Scalar]] = {"model": "tiny", "batch": 2, "context": 32, "dtype": "float32"}
 
     model: str
@@ -30,6 +31,7 @@ class Decode(Workload):
         """The model must exist and know positions that far."""
         super().__post_init__()
         check_length(self.model, self.layers, self.context + 1)
+        check_experts(self.name, self.model, self.experts)
 
     def cost(self) -> Cost:
         """2 FLOP a weight and token; all weights read once, the cache once, the new keys and values written."""
@@ -62,24 +64,31 @@ class Decode(Workload):
         """Weights in `dtype`, no gradients, a cache of normal numbers, one tensor for each layer's keys and values."""
         import torch
 
-        from workloads.models.transformer import Transformer, empty_caches, reference_logits
+        from workloads._compiled import compiled
+        from workloads.models.mlp import recorded_choices
+        from workloads.models.reference import reference_logits
+        from workloads.models.transformer import Transformer, empty_caches
 
         shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.context + 1).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.context + 1)
         tokens_BS = device.tokens(self.batch, 1, vocab_size=shape.vocab_size)
 
+        next_logits, facts = compiled(transformer.next_logits) if self.compiled else (transformer.next_logits, dict)
+
         def run() -> torch.Tensor:
-            return transformer.next_logits(tokens_BS, caches, self.context)
+            with torch.inference_mode():
+                return next_logits(tokens_BS, caches, self.context)  # type: ignore[no-any-return]
 
         def error() -> float:
             # A short sequence token by token through the cache, against the whole sequence at once in float64.
-            short = min(self.context, 8)
-            sequence_BS = device.tokens(self.batch, short, vocab_size=shape.vocab_size)
-            for position in range(short):
-                logits_BV = transformer.next_logits(sequence_BS[:, position : position + 1], caches, position)
             if not bool(run().isfinite().all()):
                 return float("inf")
-            return relative_error(logits_BV[0], reference_logits(transformer, sequence_BS[0])[-1])
+            short = min(self.context, 8)
+            sequence_BS = device.tokens(self.batch, short, vocab_size=shape.vocab_size)
+            with recorded_choices(transformer):
+                for position in range(short):
+                    logits_BV = transformer.next_logits(sequence_BS[:, position : position + 1], caches, position)
+                return relative_error(logits_BV[0], reference_logits(transformer, sequence_BS[0])[-1])
 
-        return Step(run=run, error=error)
+        return Step(run=run, error=error, facts=facts)

@@ -62,27 +62,34 @@ class Prefill(Workload):
         import torch
 
         from workloads._reference import poison
-        from workloads.models.transformer import Transformer, empty_caches, reference_layers
+        from workloads._compiled import compiled
+        from workloads.models.mlp import recorded_choices
+        from workloads.models.reference import reference_layers
+        from workloads.models.transformer import Transformer, empty_caches
 
         shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.prompt).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.prompt)
         tokens_BS = device.tokens(self.batch, self.prompt, vocab_size=shape.vocab_size)
 
+        next_logits, facts = compiled(transformer.next_logits) if self.compiled else (transformer.next_logits, dict)
+
         def run() -> torch.Tensor:
-            return transformer.next_logits(tokens_BS, caches, 0)
+            with torch.inference_mode():
+                return next_logits(tokens_BS, caches, 0)  # type: ignore[no-any-return]
 
         def error() -> float:
             # Keys and values of the last layer depend on every layer before; the first tokens see no later ones.
             poison(*(tensor for cache in caches for tensor in (cache.keys_BGCD, cache.values_BGCD)))
-            if not bool(run().isfinite().all()):
-                return float("inf")
             short = min(self.prompt, 16)
-            *_, (k_GSD, v_GSD, _) = reference_layers(transformer, tokens_BS[0, :short])
+            with recorded_choices(transformer), torch.no_grad():
+                if not bool(transformer.next_logits(tokens_BS, caches, 0).isfinite().all()):
+                    return float("inf")
+                *_, (k_GSD, v_GSD, _) = reference_layers(transformer, tokens_BS[0, :short])
             last = caches[-1]
             return max(
                 relative_error(last.keys_BGCD[0, :, :short], k_GSD),
                 relative_error(last.values_BGCD[0, :, :short], v_GSD),
             )
 
-        return Step(run=run, error=error)
+        return Step(run=run, error=error, facts=facts)

@@ -8,7 +8,7 @@ from bench.cost import Cost
 from bench.device import Device
 from bench.errors import UserError
 from bench.workload import FLOATS, Facts, Scalar, Step, Workload
-from workloads._shape import activation_bytes, check_length, facts_of, stack
+from workloads._shape import activation_bytes, check_experts, check_length, facts_of, recomputed_weights, stack
 
 if TYPE_CHECKING:
     from workloads.models.transformer import Transformer
@@ -49,11 +49,8 @@ class TrainStep(Workload):
 
     def check_model(self) -> None:
         """Raises UserError for a model of another kind, or one that does not divide as FP8 must."""
-        shape = stack(self.model, self.layers)
-        if bool(shape.num_experts) != self.experts:
-            other = self.name.removeprefix("moe_") if self.experts else f"moe_{self.name}"
-            raise UserError(f"{self.model} has {'no ' if self.experts else ''}experts: {other} is the workload for it")
-        sizes = {"batch·seq": self.batch * self.seq, "hidden_size": shape.hidden_size}
+        check_experts(self.name, self.model, self.experts)
+        sizes = {"batch·seq": self.batch * self.seq, "hidden_size": stack(self.model, self.layers).hidden_size}
         for name, size in sizes.items():
             if self.dtype == "float8_e4m3fn" and size % 16:
                 raise UserError(f"{name} is {size}: float8 needs multiples of 16")
@@ -67,11 +64,11 @@ class TrainStep(Workload):
         """Three times the forward pass: 6 FLOP a weight and token, attention likewise (Chowdhery et al. 2022, B).
 
         Besides, fused attention computes its scores anew in the backward pass, half a forward pass of attention, and
-        full recomputation the whole forward pass of the layers, but not of the head (Korthikanti et al. 2022, 5).
+        full recomputation the forward pass of the layers, but not of the head (Korthikanti et al. 2022, section 5).
         """
         shape = stack(self.model, self.layers)
         attention = self.accumulate * shape.attention_flops(self.batch, self.seq)
-        layers = 2 * self.tokens * shape.layer_matmul_parameters + attention
+        layers = 2 * self.tokens * recomputed_weights(shape) + attention
         logits = 2 * self.tokens * shape.head_matmul_parameters if self.loss_chunk else 0
         return Cost(
             gemm_flops=6 * self.tokens * shape.matmul_parameters,
@@ -122,7 +119,8 @@ class TrainStep(Workload):
 
         from workloads._compiled import compiled
         from workloads._profile import shares
-        from workloads.models.transformer import reference_logits
+        from workloads.models.mlp import recorded_choices
+        from workloads.models.reference import reference_logits
 
         shape = stack(self.model, self.layers)
         transformer = self.build(device)
@@ -157,9 +155,10 @@ class TrainStep(Workload):
                 return float("inf")
             short = min(self.seq, 16)
             inputs_BS, targets_BS = tokens_ABS[0, :1, :short], tokens_ABS[0, :1, 1 : short + 1]
-            with torch.no_grad(), mixed:
-                loss = float(transformer.loss(inputs_BS, targets_BS))
-            logits_SV = reference_logits(transformer, inputs_BS[0])
+            with recorded_choices(transformer):
+                with torch.no_grad(), mixed:
+                    loss = float(transformer.loss(inputs_BS, targets_BS))
+                logits_SV = reference_logits(transformer, inputs_BS[0])
             reference = float(cross_entropy(logits_SV, targets_BS[0].to(logits_SV.device)))
             # Relative to the loss of a guess, ln V, because a batch seen often enough leaves almost none.
             return abs(loss - reference) / math.log(shape.vocab_size)
