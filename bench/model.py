@@ -18,7 +18,7 @@ from bench import huggingface
 from bench.arithmetic import Model
 from bench.errors import UserError
 
-__all__ = ["Model", "adopt", "find", "load", "names", "read"]
+__all__ = ["Model", "adopt", "find", "load", "names", "read", "text"]
 
 # Files besides the catalog, handed on to worker processes.
 _ADOPTED = "ACCELMARK_MODEL_FILES"
@@ -78,6 +78,25 @@ def read(path: str) -> Model:
 def load(path: Path) -> Model:
     """The model in a TOML file, named after the file. Raises UserError for a key too many, too few or wrong."""
     return _build(path, path.stem, _read(path, lambda text: tomllib.loads(text)))
+
+
+def text(model: Model) -> str:
+    """The model as a TOML file that `load` reads: what has its default is left out, and the name is the file's."""
+    lines = []
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
+        if field.name != "name" and value is not None and value != field.default:
+            lines.append(f"{field.name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        # A JSON string is a TOML string too, but for the one control character that JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(one) for one in value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _load_config(path: Path) -> Model:
