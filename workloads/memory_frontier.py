@@ -1,10 +1,12 @@
 """Memory frontier: the largest micro-batch, or the longest sequence, with which a training step fits into memory."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from bench.device import Device, Facts
@@ -79,9 +81,14 @@ class _Sizes:
 
 def _fits(params: dict[str, Scalar], device: Device, limit_bytes: int) -> bool:
     """Whether one whole step of `train_step` runs, in a fresh process. Raises Unsupported where it fails otherwise."""
+    root = str(Path(__file__).resolve().parent.parent)
     order = {"params": params, "device": device.spec, "limit_bytes": limit_bytes}
     tried = subprocess.run(
-        [sys.executable, "-P", "-m", "workloads._probe"], input=json.dumps(order), capture_output=True, text=True
+        [sys.executable, "-P", "-m", "workloads._probe"],
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
     )
     if tried.returncode in (0, 3):
         return tried.returncode == 0
