@@ -63,6 +63,7 @@ class Workload(ABC):
     # Whether a step can be recorded as a graph: nothing in it waits for the device or decides by its numbers.
     capturable: ClassVar[bool] = True
     data: ClassVar[str] = "normal"
+    starts: ClassVar[int] = 0  # processes of its own that preparing a case starts, about
     dtypes: ClassVar[tuple[str, ...]] = FLOATS
     # A case so small that it runs anywhere in well under a second; the contract tests run it.
     smoke: ClassVar[dict[str, Scalar]]

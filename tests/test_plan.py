@@ -60,7 +60,9 @@ def test_the_three_suites_are_there() -> None:
 @BOTH
 def test_every_workload_has_a_case_that_fits(suite: str, machine: str) -> None:
     planned = made(machine, suite=suite)
-    assert {case.name for case in cases(planned)} == set(workload.names())
+    # Elsewhere a search for the limit of memory would take longer than everything else.
+    left_out = {"memory_frontier"} if suite != "full" else set()
+    assert {case.name for case in cases(planned)} == set(workload.names()) - left_out
     room = plan.MEMORY_SHARE * MACHINES[machine].free_bytes
     assert all(case.memory_bytes() <= room for case in cases(planned))
     assert len(set(labels(planned))) == len(planned.cases)
@@ -77,8 +79,9 @@ def test_a_suite_takes_the_time_that_it_promises(suite: str, machine: str) -> No
 @BOTH
 def test_no_predicted_step_is_longer_than_its_window(suite: str, machine: str) -> None:
     planned = made(machine, suite=suite)
+    names = {one.case.label(): one.protocol for one in planned.cases}
     for case in cases(planned):
-        protocol = planned.protocols[case.scale]
+        protocol = planned.protocols[names[case.label()]]
         assert plan.predicted_s(case, MACHINES[machine]) <= protocol.max_time_s / 3, case.label()
 
 

@@ -14,8 +14,8 @@ from bench import device as devices
 from bench import model
 from bench.device import Device
 from bench.device.cpu import Cpu
-from bench.model import Model
 from bench.errors import Unsupported
+from bench.model import Model
 from workloads._shape import recomputed_weights
 from workloads.models.mlp import Experts, recorded_choices
 from workloads.models.reference import reference_layers, reference_logits

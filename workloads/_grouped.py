@@ -22,7 +22,7 @@ def grouped_mm(x_TE: "Tensor", weights_XEF: "Tensor", ends_X: "Tensor") -> "Tens
         dtype = torch.get_autocast_dtype(x_TE.device.type)
         x_TE, weights_XEF = x_TE.to(dtype), weights_XEF.to(dtype)
     if kernel(x_TE.device.type, x_TE.dtype) == "grouped_mm":
-        return _operation()(x_TE, weights_XEF, offs=ends_X)  # type: ignore[no-any-return]
+        return _operation()(x_TE, weights_XEF, offs=ends_X)
     ends = [0, *ends_X.tolist()]
     parts = [x_TE[ends[i] : ends[i + 1]] @ weights_XEF[i] for i in range(len(ends) - 1) if ends[i + 1] > ends[i]]
     return torch.cat(parts)

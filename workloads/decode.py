@@ -78,7 +78,7 @@ class Decode(Workload):
 
         def run() -> torch.Tensor:
             with torch.inference_mode():
-                return next_logits(tokens_BS, caches, self.context)  # type: ignore[no-any-return]
+                return next_logits(tokens_BS, caches, self.context)
 
         def error() -> float:
             # A short sequence token by token through the cache, against the whole sequence at once in float64.

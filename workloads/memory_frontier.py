@@ -27,6 +27,7 @@ class MemoryFrontier(TrainStep):
     A longer sequence or a larger batch never needs less, so what is above a size that failed is not tried again.
     """
 
+    starts: ClassVar[int] = 8
     smoke: ClassVar[dict[str, Scalar]] = {"model": "tiny", "batch": 1, "seq": 32, "dtype": "float32", "most": 2}
 
     along: Literal["batch", "seq"] = "batch"

@@ -61,8 +61,8 @@ class Prefill(Workload):
         """Weights in `dtype`, no gradients, a cache that every step overwrites."""
         import torch
 
-        from workloads._reference import poison
         from workloads._compiled import compiled
+        from workloads._reference import poison
         from workloads.models.mlp import recorded_choices
         from workloads.models.reference import reference_layers
         from workloads.models.transformer import Transformer, empty_caches
@@ -76,7 +76,7 @@ class Prefill(Workload):
 
         def run() -> torch.Tensor:
             with torch.inference_mode():
-                return next_logits(tokens_BS, caches, 0)  # type: ignore[no-any-return]
+                return next_logits(tokens_BS, caches, 0)
 
         def error() -> float:
             # Keys and values of the last layer depend on every layer before; the first tokens see no later ones.

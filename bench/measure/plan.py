@@ -27,6 +27,8 @@ FAST_GAIN = 1.25
 # noise would otherwise choose another rung each time, and nothing could be compared.
 SAME_SPEED = 2.0
 MOST_ROUNDS = 10
+# Of a process that a workload starts for itself, with its import of torch.
+START_S = 5.0
 SHORTEST_WINDOW = 0.25  # of the suite's own
 LONGEST_WINDOW = 10.0
 
@@ -220,7 +222,7 @@ def _suite_name(request: Request) -> str:
 def _chosen(request: Request) -> tuple[Suite, list[Entry]]:
     """The suite, and those of its entries that were asked for."""
     suite = load_suite(_suite_name(request))
-    entries = [] if request.workloads else suite.cases
+    entries = [] if request.workloads else [one for one in suite.cases if _is_for_model(one.workload, request.model)]
     for wanted in request.workloads:
         if short := re.fullmatch(r"(pp|tg)(\d+)", wanted):
             entries = [*entries, _short_name(suite, short[1], int(short[2]))]
@@ -229,6 +231,14 @@ def _chosen(request: Request) -> tuple[Suite, list[Entry]]:
         entries = [*entries, *([one for one in suite.cases if one.workload == wanted] or [_own_entry(wanted)])]
     _check_settings(entries, request)
     return suite, entries
+
+
+def _is_for_model(name: str, wanted: str | None) -> bool:
+    """Whether a workload takes the kind of model that the user gave, dense or of experts; true where it has none."""
+    kind = workload.find(name)
+    if wanted is None or not hasattr(kind, "experts"):
+        return True
+    return bool(model.find(model.adopt(wanted)).num_experts) == kind.experts
 
 
 def _short_name(suite: Suite, kind: str, count: int) -> Entry:
@@ -372,7 +382,7 @@ def planned_case(
     protocol = protocols[name]
     step_s = predicted_s(case, speeds)
     # Filling buffers with data and checking the output take about 80 times as long as reading the buffers once.
-    prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s
+    prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s + case.starts * START_S
     least_s = (protocol.settle_steps + 3) * step_s  # the first call, settling, checking
     return PlannedCase(
         case=case,

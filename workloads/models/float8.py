@@ -15,7 +15,7 @@ _LARGEST = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 
 def with_float8(transformer: nn.Module) -> None:
     """Puts a Float8Linear in the place of every linear layer of the blocks; the head stays as it is."""
-    for block in transformer.blocks.modules():  # type: ignore[operator,union-attr]
+    for block in transformer.blocks.modules():
         for name, layer in list(block.named_children()):
             if isinstance(layer, nn.Linear):
                 setattr(block, name, Float8Linear(layer))
@@ -46,7 +46,7 @@ class _Product(torch.autograd.Function):
         return _multiply(x8_TE, weight8_FE.T, x_scale, weight_scale)
 
     @staticmethod
-    def backward(context: Any, gradient_TF: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(context: Any, gradient_TF: Tensor) -> tuple[Tensor, Tensor]:
         x8_TE, x_scale, weight8_FE, weight_scale = context.saved_tensors
         x_dtype, weight_dtype = context.dtypes
         gradient8_TF, scale = _narrow(gradient_TF, torch.float8_e5m2)

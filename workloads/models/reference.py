@@ -107,8 +107,8 @@ def _experts(experts: Experts, y_TE: Tensor) -> Tensor:
 
 
 def _wide_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    out = x @ wide(layer.weight).T  # type: ignore[arg-type]
-    return out if layer.bias is None else out + wide(layer.bias)  # type: ignore[arg-type]
+    out = x @ wide(layer.weight).T
+    return out if layer.bias is None else out + wide(layer.bias)
 
 
 def _wide_norm(layer: nn.Module | None, x: Tensor) -> Tensor:
