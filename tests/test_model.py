@@ -162,7 +162,9 @@ def test_a_model_has_about_as_many_parameters_as_was_published_rounded(name: str
     assert abs(shape.total_parameters - figure) <= within
 
 
-@pytest.mark.parametrize("name", [name for name in model.names() if model.find(name).num_experts])
+@pytest.mark.parametrize(
+    "name", [name for name in model.names() if model.find(name).num_experts and name != "tiny-moe"]
+)
 def test_a_token_passes_about_as_many_parameters_as_was_published(name: str) -> None:
     shape, (figure, with_table) = model.find(name), ACTIVE[name]
     passed = shape.active_parameters - (0 if with_table else shape.embedding_parameters)
@@ -178,7 +180,7 @@ def test_each_model_says_where_its_figures_come_from(name: str) -> None:
 
 def test_the_catalog_holds_what_was_published() -> None:
     assert not set(PUBLISHED) & set(ROUNDED)
-    assert set(PUBLISHED) | set(ROUNDED) | {"tiny", "small"} == set(model.names())
+    assert set(PUBLISHED) | set(ROUNDED) | {"tiny", "tiny-moe", "small"} == set(model.names())
 
 
 @pytest.mark.parametrize("name", model.names())
