@@ -157,4 +157,4 @@ def _build(path: Path, name: str, values: dict[str, Any]) -> Model:
 def _near(name: str, known: list[str]) -> str:
     """What could have been meant, as part of a sentence: names that begin so, else names that look alike."""
     near = [other for other in known if other.startswith(name.lower())] or get_close_matches(name.lower(), known)
-    return f" (did you mean {' or '.join(near)}?)" if name and near else ""
+    return f" (did you mean {' or '.join(near[:5])}?)" if name and near else ""

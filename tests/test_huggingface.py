@@ -492,6 +492,15 @@ def test_layer_types_say_where_the_windows_are(tmp_path: Path) -> None:
     assert nowhere.sliding_window is None
 
 
+def test_the_theta_of_each_kind_of_layers_is_read_from_where_transformers_5_keeps_it(tmp_path: Path) -> None:
+    older = CONFIGS["gemma-3-1b"]
+    ropes = {"full_attention": {"rope_theta": 1000000}, "sliding_attention": {"rope_theta": 20000}}
+    shape = model.read(
+        write(tmp_path, without(older, "rope_theta", "rope_local_base_freq") | {"rope_parameters": ropes})
+    )
+    assert (shape.rope_theta, shape.rope_local_theta) == (1000000, 20000)
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

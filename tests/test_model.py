@@ -112,7 +112,7 @@ ACTIVE = {
     "qwen3-30b-a3b": (3.3e9, True),  # Qwen3 Technical Report
     "qwen3-235b-a22b": (22e9, True),
     "deepseek-v2-lite": (2.4e9, False),  # DeepSeek-V2, appendix B
-    "deepseek-v3": (36.6e9, False),  # README_WEIGHTS.md: including the head
+    "deepseek-v3": (36.6e9, False),  # README_WEIGHTS.md as first published: including the head
     "gpt-oss-20b": (3.6e9, False),  # openai/gpt-oss, README.md
     "gpt-oss-120b": (5.1e9, False),
 }

@@ -52,23 +52,20 @@ def ungated(act: Any) -> Any:
     return "ungated silu" if act == "silu" else _gelu(act)
 
 
-def rope(config: Config, layers: str) -> Config:
-    """What rope_parameters, where transformers 5 keeps rope_theta, says for a kind of layers."""
-    given = config.get("rope_parameters")
-    if not isinstance(given, dict):
-        return {}
-    nested = given.get(layers)
-    return nested if isinstance(nested, dict) else given
+def rope(config: Config) -> Config:
+    """What rope_parameters, where transformers 5 keeps rope_theta, says for the layers that see everything."""
+    given = nested(config, "rope_parameters")
+    return nested(given, "full_attention") or given
 
 
 def rope_theta(config: Config, default: Any = 10000.0) -> Any:
     """Of the layers that see everything."""
-    return rope(config, "full_attention").get("rope_theta", config.get("rope_theta", default))
+    return rope(config).get("rope_theta", config.get("rope_theta", default))
 
 
 def partly_rotated(config: Config, head_dim: int, default: float) -> Fields:
     """The part of each head that is rotated, as rotary_dim; nothing where it is all of it."""
-    share = rope(config, "full_attention").get("partial_rotary_factor", config.get("partial_rotary_factor", default))
+    share = rope(config).get("partial_rotary_factor", config.get("partial_rotary_factor", default))
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
         raise UserError(f"partial_rotary_factor is {share!r:.80}, it must be a number above 0 and at most 1")
     return {} if int(head_dim * share) == head_dim else {"rotary_dim": int(head_dim * share)}

@@ -64,8 +64,8 @@ def gemma3(config: Config) -> Fields:
     every = config.get("sliding_window_pattern") or 6
     fields = _gemma(config, theta=1000000.0, every=every, window=4096) | {"qk_norm": "head"}
     if "sliding_window" in fields:
-        local = keys.rope(config, "sliding_attention").get("rope_theta")
-        fields["rope_local_theta"] = local or config.get("rope_local_base_freq", 10000.0)
+        nested = keys.nested(keys.nested(config, "rope_parameters"), "sliding_attention")
+        fields["rope_local_theta"] = nested.get("rope_theta", config.get("rope_local_base_freq", 10000.0))
     return fields
 
 
