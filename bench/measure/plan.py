@@ -238,7 +238,7 @@ def _is_for_model(name: str, wanted: str | None) -> bool:
     kind = workload.find(name)
     if wanted is None or not hasattr(kind, "experts"):
         return True
-    return bool(model.find(model.adopt(wanted)).num_experts) == kind.experts
+    return bool(model.find(model.adopt(wanted)).num_experts) == bool(kind.experts)
 
 
 def _short_name(suite: Suite, kind: str, count: int) -> Entry:
