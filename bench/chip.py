@@ -36,6 +36,7 @@ DTYPES = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8")
 _TORCH_DTYPES = {
     "float64": "fp64",
     "float32": "fp32",
+    "tf32": "tf32",
     "bfloat16": "bf16",
     "float16": "fp16",
     "float8_e4m3fn": "fp8",

@@ -128,6 +128,8 @@ def plan_document(laboratory: "Laboratory", planned: "Plan") -> Document:
     """A plan, as `run --dry-run --json` prints it."""
     import msgspec
 
+    from bench import workload
+
     return {
         "suite": planned.suite,
         "rounds": planned.rounds,
@@ -143,7 +145,10 @@ def plan_document(laboratory: "Laboratory", planned: "Plan") -> Document:
             }
             for one in planned.cases
         ],
-        "skipped": [{"case": one.case.label(), "reason": reason} for one, reason in planned.skipped],
+        "skipped": [
+            *({"case": one.case.label(), "reason": reason} for one, reason in planned.skipped),
+            *({"case": workload.label(one.workload, one.params), "reason": one.reason} for one in planned.refused),
+        ],
         "findings": msgspec.to_builtins(laboratory.findings),
     }
 

@@ -12,7 +12,9 @@ class Cost:
 
     A multiply-add is two FLOP. Causal attention counts the keys that are attended, on average (s + 1) / 2 of s;
     the backward pass counts twice the forward pass, without any recomputation (Chowdhery et al. 2022, appendix B).
-    `bytes` counts every input read once and every output written once.
+    `bytes` counts every input read once and every output written once. `recomputed_flops` is what is computed anew in
+    the backward pass because it was not kept: hardware does it, the task does not need it, and so it is in no rate but
+    that of the hardware (HFU).
     """
 
     gemm_flops: int = 0
@@ -22,6 +24,7 @@ class Cost:
     tokens: int = 0
     launches: int = 0
     link_bytes: int = 0
+    recomputed_flops: int = 0
 
     @property
     def flops(self) -> int:

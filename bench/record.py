@@ -159,6 +159,7 @@ class Planned(_Strict, frozen=True):
     workload: Name
     params: Parameters
     device: Count
+    protocol: Name = ""  # of the session's; empty: that of the workload's scale
 
 
 class Session(_Strict, frozen=True, tag_field="kind", tag="session"):
@@ -188,7 +189,7 @@ class Identity(_Strict, frozen=True):
     dtype: Name
     data: Name  # distribution of the inputs
     cache: Literal["cold_rotate", "cold_flush", "warm"]
-    duty: Literal["sustained", "burst"]
+    duty: Literal["sustained", "burst", "held"]
     launch: Literal["eager", "graph", "queued"]
 
 
@@ -202,6 +203,7 @@ class Work(_Strict, frozen=True):
     tokens: Count
     launches: Count
     link_bytes: Count
+    recomputed_flops: Flops = 0  # not among the others: done by the hardware and not needed by the task
 
     @classmethod
     def of(cls, cost: Cost) -> "Work":

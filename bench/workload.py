@@ -14,30 +14,38 @@ import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bench import units
 from bench.cost import Cost
-from bench.device import Device, Step
+from bench.device import Device, Facts, Step
 from bench.errors import UserError
 
-__all__ = ["Scalar", "Step", "Workload", "case", "find", "label", "names", "parameters", "parse"]
+__all__ = ["FLOATS", "Facts", "Scalar", "Step", "Workload", "case", "find", "label", "names", "parameters", "parse"]
 
 Scalar = bool | int | float | str
 
-# Bytes of one element, for the arithmetic that must work without torch. Names are torch's.
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Bytes of one element, for the arithmetic that must work without torch. Names are torch's, but for tf32: float32 in
+# memory, of which the matrix product takes 10 bits of mantissa.
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "tf32": 4, "float8_e4m3fn": 1, "int8": 1}
+# What every device that calls itself one computes with; a workload that knows more says so in its `dtypes`.
+FLOATS = ("float32", "bfloat16", "float16")
 
 # Largest ||out - reference|| / ||reference|| of one matmul-like step. The operands are rounded before both the step and
-# its reference see them, so only the accumulation and the rounding of the output count: 2**-8 for bfloat16's output.
-TOLERANCES = {"float32": 1e-3, "bfloat16": 1e-2, "float16": 2e-3}
+# its reference see them, so only the accumulation and the rounding of the output count: 2**-8 for bfloat16's output,
+# which products of float8 have too, besides sums of some 14 bits. TF32 rounds its operands inside the product, to
+# 2**-11; int8 sums are exact.
+TOLERANCES = {
+    "float32": 1e-3, "bfloat16": 1e-2, "float16": 2e-3, "tf32": 2e-3, "float8_e4m3fn": 3e-2, "int8": 0.0,
+}  # fmt: skip
 
 # The largest number that every reader of JSON takes exactly; a result file holds none above.
 LARGEST = 2**53
 LARGEST_FLOPS = 2**63 - 1
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+_KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 _FOLDER = Path(__file__).resolve().parent.parent / "workloads"
 
@@ -55,6 +63,8 @@ class Workload(ABC):
     # Whether a step can be recorded as a graph: nothing in it waits for the device or decides by its numbers.
     capturable: ClassVar[bool] = True
     data: ClassVar[str] = "normal"
+    starts: ClassVar[int] = 0  # processes of its own that preparing a case starts, about
+    dtypes: ClassVar[tuple[str, ...]] = FLOATS
     # A case so small that it runs anywhere in well under a second; the contract tests run it.
     smoke: ClassVar[dict[str, Scalar]]
 
@@ -77,25 +87,42 @@ class Workload(ABC):
         """The largest error of the output that is not a fault."""
         return TOLERANCES[self.dtype]
 
-    def extras(self) -> dict[str, float | str]:
+    def extras(self) -> Facts:
         """Facts worth storing with the record that do not tell cases apart."""
         return {}
 
+    @property
+    def duty(self) -> Literal["sustained", "burst", "held"]:
+        """How the load is kept up: without pause; after a rest before each sample; or held for a while beforehand."""
+        return "sustained"
+
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPE_BYTES:
-            raise UserError(f"dtype {self.dtype}: {type(self).__name__} knows {', '.join(DTYPE_BYTES)}")
-        kinds = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), kinds[field.name]
-            if type(value) is not kind:  # a suite or a stranger's file may hold anything there, and True is an int
-                raise UserError(f"{field.name}={value!r:.80}: {type(self).__name__} needs {kind.__name__} there")
-            if kind is int and not 1 <= value <= LARGEST:
-                raise UserError(f"{field.name}={value}: must be from 1 to 2**53")
+        name = type(self).__name__
+        if self.dtype not in self.dtypes:
+            raise UserError(f"dtype={self.dtype!r:.80}: {name} knows {', '.join(self.dtypes)}")
+        for field, kind in kinds(type(self)).items():
+            value, choices = getattr(self, field), typing.get_args(kind)
+            if choices and value not in choices:
+                raise UserError(f"{field}={value!r:.80}: {name} knows {', '.join(map(str, choices))}")
+            if not choices and type(value) is not kind:  # a stranger's file may hold anything, and True is an int
+                raise UserError(f"{field}={value!r:.80}: {name} needs {_KINDS[kind]} there")
+            if kind is int and not self._least(field) <= value <= LARGEST:
+                raise UserError(f"{field}={value}: must be from {self._least(field)} to 2**53")
+
+    @classmethod
+    def _least(cls, field: str) -> int:
+        """1, but for counts whose default of 0 stands for none, or for all."""
+        return 0 if getattr(cls, field, 1) == 0 else 1
 
     @property
     def dtype_bytes(self) -> int:
         """Bytes of one element."""
         return DTYPE_BYTES[self.dtype]
+
+    @property
+    def stored_dtype(self) -> str:
+        """Torch's name of the type that tensors have in memory."""
+        return "float32" if self.dtype == "tf32" else self.dtype
 
     @property
     def name(self) -> str:
@@ -112,8 +139,10 @@ class Workload(ABC):
 
 
 def label(name: str, params: dict[str, Any]) -> str:
-    """A case as people read it: the workload and its parameters."""
-    return " ".join([name, *(f"{key}={value}" for key, value in params.items())])
+    """A case as people read it: the workload and its parameters, without those that are as they mostly are."""
+    usual = _defaults(name)
+    shown = (f"{key}={value}" for key, value in params.items() if key == "dtype" or usual.get(key, ...) != value)
+    return " ".join([name, *shown])
 
 
 def names() -> list[str]:
@@ -157,19 +186,38 @@ def case(name: str, params: dict[str, Scalar]) -> Workload:
 
 def parse(name: str, key: str, text: str) -> Scalar:
     """The value of parameter `key` of workload `name` written as `text` on the command line."""
-    kind = find(name)
-    hints = typing.get_type_hints(kind)
-    known = parameters(kind)
+    known = kinds(find(name))
     if key not in known:
         raise UserError(f"{name} has no parameter '{key}': its parameters are {', '.join(known)}")
+    kind = known[key]
+    if choices := typing.get_args(kind):
+        if text not in choices:
+            raise UserError(f"{key}={text}: {name} knows {', '.join(choices)}")
+        return text
     try:
-        if hints[key] is bool:
+        if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        if hints[key] is int:
+        if kind is int:
             return units.parse_count(text)
-        return hints[key](text)  # type: ignore[no-any-return]
+        return kind(text)  # type: ignore[no-any-return]
     except (ValueError, KeyError, UserError):
-        raise UserError(f"{key}={text}: {name} needs {_KINDS[hints[key]]} there") from None
+        raise UserError(f"{key}={text}: {name} needs {_KINDS[kind]} there") from None
+
+
+@cache
+def kinds(kind: type[Workload]) -> dict[str, Any]:
+    """The type of each parameter; one that has choices is a Literal of words."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """What a workload's optional parameters mostly are; nothing for one that is not known here."""
+    try:
+        fields = dataclasses.fields(find(name))
+    except UserError:
+        return {}
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 
 def _folders() -> list[Path]:

@@ -82,7 +82,7 @@ def test_a_wrong_output_that_is_flagged_is_a_note(build: Any, tmp_path: Path) ->
     ("change", "message"),
     [
         ({"workload": "of_another_lab"}, "no workload is named 'of_another_lab'"),
-        ({"params": {"m": 64, "n": 64, "k": 64, "dtype": "float8"}}, "dtype float8"),
+        ({"params": {"m": 64, "n": 64, "k": 64, "dtype": "float8"}}, "dtype='float8'"),
         ({"params": {"m": 0, "n": 64, "k": 64, "dtype": "float32"}}, "m=0: must be"),
         ({"params": {"m": 64, "n": 64, "dtype": "float32"}}, "needs a value for 'k'"),
         ({"params": {"m": 64, "n": 64, "k": 64, "dtype": "float32", "z": 1}}, "has no parameter 'z'"),

@@ -14,6 +14,8 @@ from bench import model
 from bench.device import Device
 from bench.device.cpu import Cpu
 from bench.model import Model
+from workloads._shape import recomputed_weights
+from workloads.models.mlp import Experts, recorded_choices
 from workloads.models.transformer import Transformer, empty_caches, reference_layers, reference_logits
 
 LENGTH = 24
@@ -347,7 +349,8 @@ def test_recomputing_changes_the_work_and_no_gradient(name: str, cpu: Device) ->
 
     transformer = built(shaped(name), cpu)
     tokens_BS = cpu.tokens(2, LENGTH, vocab_size=97)
-    flops, found = {}, {}
+    flops: dict[str, int] = {}
+    found: dict[str, torch.Tensor] = {}
     for how in ("none", "selective", "full"):
         transformer.recompute = how  # type: ignore[assignment]
         with FlopCounterMode(display=False) as counter:
@@ -355,7 +358,8 @@ def test_recomputing_changes_the_work_and_no_gradient(name: str, cpu: Device) ->
         flops[how] = counter.get_total_flops()
     assert all(relative(found[how], found["none"]) < 1e-5 for how in ("selective", "full"))
     assert flops["selective"] == flops["none"]
-    assert flops["full"] > 1.2 * flops["none"]  # a third more, but for the head
+    again = 2 * 2 * (LENGTH - 1) * recomputed_weights(transformer.model)
+    assert flops["full"] - flops["none"] >= again
 
 
 def test_the_plain_path_is_one_graph(cpu: Device) -> None:
@@ -372,20 +376,31 @@ def test_the_plain_path_is_one_graph(cpu: Device) -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("name", [name for name in EVERY if shaped(name).num_experts])
+def test_choices_that_were_recorded_are_those_of_the_reference(name: str, cpu: Device) -> None:
+    """In bfloat16 too, where the same router may choose otherwise than in float64."""
+    transformer = built(shaped(name), cpu, "bfloat16").requires_grad_(False)
+    tokens_BS = cpu.tokens(2, LENGTH, vocab_size=97)
+    with recorded_choices(transformer):
+        logits_SV = transformer.head(transformer(tokens_BS))[0]
+        assert relative(logits_SV, reference_logits(transformer, tokens_BS[0])) < 5e-2
+    assert all(layer.recorded is None for layer in transformer.modules() if isinstance(layer, Experts))
+
+
 @pytest.mark.parametrize("sizes", [[3, 0, 5, 1], [0, 0, 9, 0]])
 def test_a_grouped_product_is_a_product_for_each_group(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """By our loop, and by torch's own function called as on a device that has it."""
     from workloads import _grouped
 
     x_TE = torch.randn(sum(sizes), 16, requires_grad=True)
-    weights_XFE = torch.randn(len(sizes), 24, 16, requires_grad=True)
+    weights_XFE = torch.randn(len(sizes), 24, 16, requires_grad=True)  # a row for each output, as in linear layers
     offsets_X = torch.tensor(sizes).cumsum(0).to(torch.int32)
     groups = zip(x_TE.split(sizes), weights_XFE, strict=True)
     expected = torch.cat([rows @ weight.T for rows, weight in groups])
     slopes = torch.autograd.grad(expected.square().sum(), (x_TE, weights_XFE))
     for has_kernel in (False, hasattr(torch, "_grouped_mm")):
         monkeypatch.setattr(_grouped, "has_grouped_product", lambda *_, has=has_kernel: has)
-        found = _grouped.grouped_mm(x_TE, weights_XFE, offsets_X)
+        found = _grouped.grouped_mm(x_TE, weights_XFE.mT, offsets_X)
         assert relative(found, expected) < 1e-6
         for one, other in zip(torch.autograd.grad(found.square().sum(), (x_TE, weights_XFE)), slopes, strict=True):
             assert relative(one, other) < 1e-6
@@ -418,7 +433,7 @@ def test_quantised_layers_compute_with_the_weights_that_they_say(
         before, tokens_BS = linear.weight.double(), cpu.tokens(2, LENGTH, vocab_size=97)
         names = quantized.quantize(transformer, kind, cpu)
         down = transformer.blocks[0].mlp.down
-        assert names == {down.kernel}
+        assert down.kernel in names
         assert relative(down.wide_weight(), before) < {"int8": 0.01, "int4": 0.1}[kind]
         bits = 8 * down.weight_bytes / before.numel()
         assert bits < {"int8": 9, "int4": 7 if dtype == "float32" else 5.1}[kind]

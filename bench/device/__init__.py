@@ -6,10 +6,10 @@ Detection needs torch, so it happens in a worker process and never in the proces
 import importlib
 from pathlib import Path
 
-from bench.device.base import Absence, Case, Device, Reading, Step
+from bench.device.base import Absence, Case, Device, Facts, Reading, Step
 from bench.errors import UserError, describe
 
-__all__ = ["Absence", "Case", "Device", "Reading", "Step", "absences", "accelerators", "find", "vendors"]
+__all__ = ["Absence", "Case", "Device", "Facts", "Reading", "Step", "absences", "accelerators", "find", "vendors"]
 
 # Asked for by name only: the CPU stands in where there is no accelerator, the virtual one is a simulation.
 _NEVER_BY_DEFAULT = frozenset({"cpu", "virtual"})

@@ -20,6 +20,11 @@ FALLBACK_CACHE_BYTES = 256 << 20
 ASSUMED_FREE_BYTES = 4 << 30
 # Inputs are cut from one block of this many normal numbers: generating each anew would take longer than measuring.
 _POOL_ELEMENTS = 1 << 24
+# The largest number that a type of one byte holds.
+_NARROW = {"float8_e4m3fn": 448.0, "int8": 127.0}
+
+
+Facts = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,16 @@ class Step:
 
     `run` is what is timed: it enqueues the work, returns without synchronizing, and gives its output where it has one.
     `error` runs the step once more on the same inputs and gives ||out - reference|| / ||reference|| against a reference
-    in higher precision, infinity for an output that is not finite or not written.
+    in higher precision, infinity for an output that is not finite or not written; of gradients too where it makes some.
+    `facts` says what is worth keeping of how the work was done, such as which kernel did it; asked after the load.
+    `shares` says where its time goes; asked last of all and in one round only, because a profiler that has looked at a
+    process may slow down all that follows in it.
     """
 
     run: Callable[[], object]
     error: Callable[[], float]
+    facts: Callable[[], Facts] = dict
+    shares: Callable[[], Facts] = dict
 
 
 class Case(Protocol):
@@ -153,12 +163,27 @@ class Device:
         import torch
 
         torch.ones(1, device=self.torch_device).item()  # a device that is lost must not pass for one that lacks a type
+        if dtype == "tf32":
+            return False  # a mode of NVIDIA's matrix units
         try:
-            tensor = torch.ones(16, 16, device=self.torch_device, dtype=getattr(torch, dtype))
-            (tensor @ tensor).sum().item()
-        except (RuntimeError, TypeError):
+            tensor = torch.ones(32, 32, device=self.torch_device).to(getattr(torch, dtype))
+            if dtype == "float8_e4m3fn":
+                scale = torch.ones((), device=self.torch_device)
+                product = torch._scaled_mm(tensor, tensor.T, scale, scale, out_dtype=torch.bfloat16)
+            else:
+                product = torch._int_mm(tensor, tensor) if dtype == "int8" else tensor @ tensor
+            product.sum().item()
+        except (RuntimeError, TypeError, AttributeError, ValueError):
             return False
         return True
+
+    def use_precision(self, dtype: str) -> None:
+        """How products of float32 are computed from here on: with all their bits, or for `tf32` with fewer."""
+
+    def rest(self, seconds: float) -> None:
+        """Leaves the device idle."""
+        self.synchronize()
+        time.sleep(seconds)
 
     # Data
 
@@ -193,9 +218,12 @@ class Device:
         while done < tensor.numel():
             count = min(tensor.numel() - done, _POOL_ELEMENTS // 2)
             start = int(torch.randint(_POOL_ELEMENTS - count + 1, ()).item())
-            flat[done : done + count].copy_(self._pool[start : start + count])
+            drawn = self._pool[start : start + count]
+            if dtype in _NARROW:  # no arithmetic in such types: scaled before they are rounded, to what they can hold
+                drawn = (drawn * std).clamp(-_NARROW[dtype], _NARROW[dtype])
+            flat[done : done + count].copy_(drawn.round() if dtype == "int8" else drawn)
             done += count
-        return tensor if std == 1.0 else tensor.mul_(std)
+        return tensor if std == 1.0 or dtype in _NARROW else tensor.mul_(std)
 
     def tokens(self, *shape: int, vocab_size: int) -> "torch.Tensor":
         """Seeded token ids, uniform over the vocabulary."""

@@ -40,6 +40,20 @@ class Nvidia(Device):
             raise Unsupported(f"graph capture: {str(error).splitlines()[0]}") from error
         return lambda: graph.replay()
 
+    def supports(self, dtype: str) -> bool:
+        """TF32 from Ampere on; other types as they are found to work."""
+        import torch
+
+        if dtype == "tf32":
+            return torch.version.cuda is not None and torch.cuda.get_device_capability(self.index) >= (8, 0)
+        return super().supports(dtype)
+
+    def use_precision(self, dtype: str) -> None:
+        """TF32 only where it is what is measured."""
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+
     def cache_bytes(self) -> int:
         """The L2 cache."""
         return int(getattr(self._properties(), "L2_cache_size", 0)) or FALLBACK_CACHE_BYTES

@@ -81,6 +81,11 @@ class Virtual(Device):
         """Virtual host time."""
         return self.host_s
 
+    def rest(self, seconds: float) -> None:
+        """The device works off its queue and then idles."""
+        self.synchronize()
+        self.sleep(seconds)
+
     def sleep(self, seconds: float) -> None:
         """Lets the host wait; the device works off its queue and cools down."""
         self.host_s += seconds

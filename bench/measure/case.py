@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 
 from bench import stats, workload
+from bench.cost import Cost
 from bench.device import Device
-from bench.errors import Unsupported, UserError, describe
+from bench.errors import Unsupported, UserError, describe, is_out_of_memory
 from bench.measure import contention, timer
 from bench.measure.messages import Job
 from bench.record import Check, Contention, Flag, Identity, Protocol, Record, Timing, Work
-from bench.workload import Step, Workload
+from bench.workload import Facts, Step, Workload
 
 # Buffers that rotate hold this many times the last-level cache together, so that none finds itself in it.
 COLD_FACTOR = 4
@@ -38,12 +39,15 @@ def measure(device: Device, job: Job, seed: int, watch: contention.HostWatch) ->
         device.release()  # what the case before held: from here on its variables are gone
         if not device.supports(case.dtype):
             raise Unsupported(f"{device.name} does not multiply {case.dtype} matrices")
+        device.use_precision(case.dtype)
         device.seed(seed)
         device.reset_peak_memory()
         steps, cache = _prepare(device, case)
         flush = _flush(device) if cache == "cold_flush" else None
+        if flush and case.duty == "burst":
+            raise Unsupported("a burst needs buffers that rotate, and there is too little memory for them")
         runs, blocks = [step.run for step in steps], case.scale == "macro"
-        eager = timer.measure(device, runs, job.protocol, blocks=blocks, lead=flush, observer=watch)
+        eager = timer.measure(device, runs, job.protocol, blocks=blocks, lead=flush, duty=case.duty, observer=watch)
         yield draft.measured(device, steps, eager, cache, watch)
         if eager.launch_bound:
             yield from _without_launches(device, steps, job.protocol, eager, cache, watch, draft)
@@ -51,7 +55,7 @@ def measure(device: Device, job: Job, seed: int, watch: contention.HostWatch) ->
         yield draft.failed("unsupported", str(error))
     # One of the two places with a broad except: whatever a workload does wrong becomes its record, and the next runs.
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             yield draft.failed("oom", describe(error))
         else:
             traceback.print_exc()
@@ -153,20 +157,13 @@ def _measure_queued(
     return timer.measure(device, [run_rounds], protocol, lead=lead, observer=watch).shared_by(rounds)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Torch's own error on most accelerators; the CPU, MPS, the NPU and libraries raise a plain RuntimeError."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    said = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-
-
 class _Draft:
     """The record of one case, filled in as it goes."""
 
     def __init__(self, case: Workload, job: Job) -> None:
         self.case = case
         self.launch: Any = "eager"
+        self._found: Facts | None = None
         self._job = job
         self._started, self._anchor = now(), (time.time(), time.monotonic())
 
@@ -189,6 +186,7 @@ class _Draft:
         evidence = watch.contention(measured.steps)
         peak = device.peak_memory()
         check, unchecked = _checked(device, steps[0], self.case.tolerance(), wrong)
+        facts = self._facts(device, steps[0])
         reasons = {"energy": "not measured by this version", "telemetry": "not sampled by this version"}
         if peak.value is None:
             reasons["peak_memory_bytes"] = peak.reason
@@ -199,6 +197,7 @@ class _Draft:
         return msgspec.structs.replace(
             empty_record(self.case, self._job, "ok", None, self._started),
             identity=_identity(self.case, cache, self.launch),
+            extras=self.case.extras() | facts,
             samples_s=_rounded(measured.samples_s),
             unsteady_s=_rounded(measured.unsteady_s),
             step_samples_s=_rounded(measured.step_samples_s),
@@ -220,6 +219,14 @@ class _Draft:
             reasons=reasons,
             ended=now(),
         )
+
+    def _facts(self, device: Device, step: Step) -> Facts:
+        """What the step tells of itself, asked once: a graph of it is the same work."""
+        if self._found is None:
+            shares = step.shares() if self._job.round == 0 else {}
+            device.spoilt = device.spoilt or (bool(shares) and device.asynchronous)
+            self._found = step.facts() | shares
+        return self._found
 
     def _flags(
         self, device: Device, measured: timer.Measurement, check: Check | None, evidence: Contention
@@ -247,7 +254,7 @@ def _checked(device: Device, step: Step, tolerance: float, wrong: float) -> tupl
     try:
         error = step.error()
     except Exception as problem:
-        if _is_out_of_memory(problem):
+        if is_out_of_memory(problem):
             return None, describe(problem)
         raise
     worst = max(error, wrong) if math.isfinite(error) and math.isfinite(wrong) else math.inf
@@ -258,13 +265,9 @@ def empty_record(
     case: Workload, job: Job, status: Any, reason: str | None, started: str, *, launch: Any = "eager"
 ) -> Record:
     """A record with nothing measured in it; also what the parent writes when a worker dies."""
-    unmeasured = dict.fromkeys(
-        ("timing", "check", "contention", "peak_memory_bytes", "energy", "telemetry"), reason or ""
-    )
-    return Record(
-        workload=case.name,
+    return msgspec.structs.replace(
+        refused_record(case.name, job.params, reason or "", started),
         version=case.version,
-        params=job.params,
         identity=_identity(case, "cold_rotate" if case.rotate else "warm", launch),
         device=job.device,
         round=job.round,
@@ -272,6 +275,25 @@ def empty_record(
         reason=reason,
         work=Work.of(case.cost()),
         extras=case.extras(),
+    )
+
+
+def refused_record(name: str, params: dict[str, Any], reason: str, started: str) -> Record:
+    """The record of parameters that make no case of their workload."""
+    unmeasured = dict.fromkeys(("timing", "check", "contention", "peak_memory_bytes", "energy", "telemetry"), reason)
+    return Record(
+        workload=name,
+        version=workload.find(name).version,
+        params=params,
+        identity=Identity(
+            dtype=str(params.get("dtype", "")), data="normal", cache="warm", duty="sustained", launch="eager"
+        ),
+        device=0,
+        round=0,
+        status="unsupported",
+        reason=reason,
+        work=Work.of(Cost()),
+        extras={},
         samples_s=[],
         unsteady_s=[],
         step_samples_s=[],
@@ -289,7 +311,7 @@ def empty_record(
 
 
 def _identity(case: Workload, cache: Any, launch: Any) -> Identity:
-    return Identity(dtype=case.dtype, data=case.data, cache=cache, duty="sustained", launch=launch)
+    return Identity(dtype=case.dtype, data=case.data, cache=cache, duty=case.duty, launch=launch)
 
 
 def now() -> str:

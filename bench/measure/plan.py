@@ -6,6 +6,7 @@ rough measurement of its speed, so a laptop is not asked for 8192^3 and equal ru
 
 import itertools
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import msgspec
 
 from bench import model, units, workload
 from bench.errors import UserError
+from bench.measure.timer import HOLD_S
 from bench.record import Protocol, Speeds
 from bench.workload import Scalar, Workload
 
@@ -25,6 +27,8 @@ FAST_GAIN = 1.25
 # noise would otherwise choose another rung each time, and nothing could be compared.
 SAME_SPEED = 2.0
 MOST_ROUNDS = 10
+# Of a process that a workload starts for itself, with its import of torch.
+START_S = 5.0
 SHORTEST_WINDOW = 0.25  # of the suite's own
 LONGEST_WINDOW = 10.0
 
@@ -37,6 +41,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     set: dict[str, Scalar | list[Scalar]] = {}
     step_s: float | None = None  # the largest rung is taken whose predicted step stays below
     take: int = 1  # how many rungs, from that one downward
+    protocol: str = ""  # instead of that of the workload's scale
 
 
 class Suite(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -45,7 +50,7 @@ class Suite(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     summary: str
     rounds: int
     timeout_s: float
-    protocols: dict[str, Protocol]  # by scale: micro, macro
+    protocols: dict[str, Protocol]  # by scale, micro and macro, and others that entries name
     cases: list[Entry]
 
 
@@ -55,6 +60,7 @@ class PlannedCase:
 
     case: Workload
     device: int
+    protocol: str  # its name
     fixed_s: float  # preparing, settling, checking: what no budget can shorten
     window_s: float
 
@@ -62,6 +68,15 @@ class PlannedCase:
     def estimate_s(self) -> float:
         """Seconds in one round."""
         return self.fixed_s + self.window_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """One combination of a sweep that is no case of its workload, such as a number of heads that does not divide."""
+
+    workload: str
+    params: dict[str, Scalar]
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +90,7 @@ class Plan:
     cases: list[PlannedCase]
     start_s: float  # of one worker
     skipped: list[tuple[PlannedCase, str]] = field(default_factory=list)
+    refused: list["Refused"] = field(default_factory=list)
 
     @property
     def num_workers(self) -> int:
@@ -112,9 +128,13 @@ def load_suite(name: str) -> Suite:
         known = sorted(path.stem for path in _SUITES.glob("*.toml"))
         raise UserError(f"no suite is named '{name}': there are {', '.join(known)}")
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Suite)
+        suite = msgspec.toml.decode(path.read_bytes(), type=Suite)
     except (msgspec.MsgspecError, ValueError) as error:
         raise UserError(f"{path.name}: {error}") from None
+    for entry in suite.cases:
+        if entry.protocol and entry.protocol not in suite.protocols:
+            raise UserError(f"{path.name}: {entry.workload} names a protocol '{entry.protocol}' that is not there")
+    return suite
 
 
 def validate(request: Request) -> None:
@@ -122,18 +142,21 @@ def validate(request: Request) -> None:
     _, entries = _chosen(request)
     nowhere = Speeds(flops_per_s={"float32": 1.0}, bytes_per_s=1.0, free_bytes=1, launch_s=1.0)
     for entry in entries:
-        _cases(entry, request, nowhere)
+        _cases(entry, request, nowhere, [])
 
 
 def make(request: Request, speeds: list[Speeds], start_s: float) -> Plan:
     """The plan for devices of these speeds. Raises UserError for anything that is not as the workloads have it."""
     suite, entries = _chosen(request)
+    refused: list[Refused] = []
     planned = _unique([
-        planned_case(case, device, device_speeds, suite.protocols)
+        planned_case(part, device, device_speeds, suite.protocols, entry.protocol)
         for entry in entries
         for device, device_speeds in enumerate(speeds)
-        for case in _cases(entry, request, device_speeds)
+        for case in _cases(entry, request, device_speeds, refused)
+        for part in _parts(case, device_speeds)
     ])  # fmt: skip
+    _check_types(planned, request, speeds)
     # Not even the smallest rung fits, or the user asked for too much: on a shared host it would end others' programs.
     too_large = {id(one): _missing_memory(one, speeds[one.device]) for one in planned}
     plan = Plan(
@@ -144,6 +167,7 @@ def make(request: Request, speeds: list[Speeds], start_s: float) -> Plan:
         cases=[one for one in planned if not too_large[id(one)]],
         start_s=start_s,
         skipped=[(one, too_large[id(one)]) for one in planned if too_large[id(one)]],
+        refused=[one for place, one in enumerate(refused) if one not in refused[:place]],
     )
     return plan if request.budget_s is None else fit(plan, request.budget_s, rounds_fixed=request.rounds is not None)
 
@@ -184,7 +208,8 @@ def settled(current: Speeds, earlier: list[Speeds]) -> Speeds:
 
 def fast_dtype(speeds: Speeds) -> str:
     """The type that multiplies matrices fastest here; bfloat16 before float16 when they are close."""
-    rates = {dtype: rate * (1.0 if dtype == "bfloat16" else 0.8) for dtype, rate in speeds.flops_per_s.items()}
+    measured = {dtype: speeds.flops_per_s[dtype] for dtype in workload.FLOATS if dtype in speeds.flops_per_s}
+    rates = {dtype: rate * (1.0 if dtype == "bfloat16" else 0.8) for dtype, rate in measured.items()}
     rates["float32"] = FAST_GAIN * speeds.flops_per_s.get("float32", 0.0)
     return max(rates, key=rates.__getitem__)
 
@@ -197,16 +222,44 @@ def _suite_name(request: Request) -> str:
 def _chosen(request: Request) -> tuple[Suite, list[Entry]]:
     """The suite, and those of its entries that were asked for."""
     suite = load_suite(_suite_name(request))
+    entries = [] if request.workloads else [one for one in suite.cases if _is_for_model(one.workload, request.model)]
     for wanted in request.workloads:
+        if short := re.fullmatch(r"(pp|tg)(\d+)", wanted):
+            entries = [*entries, _short_name(suite, short[1], int(short[2]))]
+            continue
         workload.find(wanted)
-    entries = [entry for entry in suite.cases if not request.workloads or entry.workload in request.workloads]
-    entries += [_own_entry(wanted) for wanted in request.workloads if wanted not in {e.workload for e in entries}]
+        entries = [*entries, *([one for one in suite.cases if one.workload == wanted] or [_own_entry(wanted)])]
     _check_settings(entries, request)
     return suite, entries
 
 
-def _cases(entry: Entry, request: Request, speeds: Speeds) -> list[Workload]:
-    """The cases of one entry on one device: its crossed settings, each on the rungs that suit."""
+def _is_for_model(name: str, wanted: str | None) -> bool:
+    """Whether a workload takes the kind of model that the user gave, dense or of experts; true where it has none."""
+    kind = workload.find(name)
+    if wanted is None or not hasattr(kind, "experts"):
+        return True
+    return bool(model.find(model.adopt(wanted)).num_experts) == bool(kind.experts)
+
+
+def _short_name(suite: Suite, kind: str, count: int) -> Entry:
+    """`pp512` and `tg128` as llama-bench means them: a prompt of 512 tokens, and 128 tokens written one by one from an
+    empty cache, whose mean context is half of that; both for one user.
+    """
+    name, length = ("prefill", {"prompt": count}) if kind == "pp" else ("decode", {"context": max(1, count // 2)})
+    models = dict.fromkeys(rung["model"] for one in suite.cases if one.workload == name for rung in one.rungs)
+    step_s = max(one.step_s or 0.0 for one in suite.cases if one.workload == name)
+    return Entry(
+        workload=name,
+        rungs=[{"model": model} for model in models],
+        set={"batch": 1, "dtype": "fast", **length},
+        step_s=step_s,
+    )
+
+
+def _cases(entry: Entry, request: Request, speeds: Speeds, refused: list[Refused]) -> list[Workload]:
+    """The cases of one entry on one device: its crossed settings, each on the rungs that suit. What the user's values
+    make that is no case is `refused`, as long as some are. Raises UserError where none is.
+    """
     kind = workload.find(entry.workload)
     fields = workload.parameters(kind)
     own: dict[str, list[Scalar]] = {
@@ -225,13 +278,61 @@ def _cases(entry: Entry, request: Request, speeds: Speeds) -> list[Workload]:
         rest = {key: value for key, value in rung.items() if key not in own}
         if rest not in rungs:
             rungs.append(rest)
+    crossed = {key: _dtypes(values, kind, speeds) if key == "dtype" else values for key, values in crossed.items()}
     chosen: list[Workload] = []
+    errors: list[UserError] = []
     for values in itertools.product(*crossed.values()):
         params = dict(zip(crossed, values, strict=True))
-        if params.get("dtype") == "fast":
-            params["dtype"] = fast_dtype(speeds)
-        chosen += _suitable(_offered(entry.workload, [{**rung, **params} for rung in rungs or [{}]]), entry, speeds)
+        try:
+            offered = _offered(entry.workload, [{**rung, **params} for rung in rungs or [{}]])
+        except UserError as error:
+            errors.append(error)
+            refused.append(Refused(workload=entry.workload, params=params, reason=str(error)))
+        else:
+            chosen += _suitable(offered, entry, speeds)
+    if errors and not chosen:
+        raise errors[0]
     return chosen
+
+
+def _dtypes(wanted: list[Scalar], kind: type[Workload], speeds: Speeds) -> list[Scalar]:
+    """`fast` is the type that multiplies matrices fastest here; `others` are all further ones, beside it and float32,
+    that both the device and the workload know.
+    """
+    fast = fast_dtype(speeds)
+    others = [dtype for dtype in kind.dtypes if dtype in speeds.flops_per_s and dtype not in ("float32", fast)]
+    named: dict[Scalar, list[Scalar]] = {"fast": [fast], "others": [*others]}
+    return list(dict.fromkeys(dtype for one in wanted for dtype in named.get(one, [one])))
+
+
+def _parts(case: Workload, speeds: Speeds) -> list[Workload]:
+    """The case itself, or where its model does not fit two stacks of fewer layers, from which the whole one follows.
+
+    The difference between a stack and one of half as many layers is the time of a layer. Both must have layers in the
+    proportion in which the whole has them.
+    """
+    params = case.params()
+    if params.get("layers") != 0 or case.memory_bytes() <= speeds.free_bytes:
+        return [case]
+    shape = model.find(str(params["model"]))
+    period = shape.full_attention_every or 1
+    for count in range(shape.num_hidden_layers - 1, 1, -1):
+        half = count // 2
+        if count % 2 or half % period or (shape.num_dense_layers and half <= shape.num_dense_layers):
+            continue
+        stack = workload.case(case.name, {**params, "layers": count})
+        if stack.memory_bytes() <= MEMORY_SHARE * speeds.free_bytes:
+            return [workload.case(case.name, {**params, "layers": half}), stack]
+    return [case]
+
+
+def _check_types(planned: list[PlannedCase], request: Request, speeds: list[Speeds]) -> None:
+    """A type that the user asked for and that no device multiplies is refused before anything is measured."""
+    if "dtype" not in request.settings or any(one.case.dtype in speeds[one.device].flops_per_s for one in planned):
+        return
+    known = dict.fromkeys(dtype for one in speeds for dtype in one.flops_per_s)
+    wanted = ", ".join(request.settings["dtype"])
+    raise UserError(f"no device of this run multiplies matrices of type {wanted}: there is {', '.join(known)}")
 
 
 def _offered(name: str, rungs: list[dict[str, Scalar]]) -> list[Workload]:
@@ -273,17 +374,21 @@ def predicted_s(case: Workload, speeds: Speeds) -> float:
     return cost.least_s(flops_per_s, speeds.bytes_per_s) + cost.launches * speeds.launch_s
 
 
-def planned_case(case: Workload, device: int, speeds: Speeds, protocols: dict[str, Protocol]) -> PlannedCase:
-    """The case with a guess of its time on a device of these speeds."""
-    protocol = protocols[case.scale]
+def planned_case(
+    case: Workload, device: int, speeds: Speeds, protocols: dict[str, Protocol], name: str = ""
+) -> PlannedCase:
+    """The case with a guess of its time on a device of these speeds, by the protocol of that name or of its scale."""
+    name = name or case.scale
+    protocol = protocols[name]
     step_s = predicted_s(case, speeds)
     # Filling buffers with data and checking the output take about 80 times as long as reading the buffers once.
-    prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s
+    prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s + case.starts * START_S
     least_s = (protocol.settle_steps + 3) * step_s  # the first call, settling, checking
     return PlannedCase(
         case=case,
         device=device,
-        fixed_s=prepare_s + max(protocol.settle_s, least_s),
+        protocol=name,
+        fixed_s=prepare_s + max(protocol.settle_s, least_s, HOLD_S if case.duty == "held" else 0.0),
         window_s=max(protocol.max_time_s, step_s),
     )
 

@@ -20,7 +20,7 @@ from bench import record, workload
 from bench.device import Absence
 from bench.errors import UserError, private
 from bench.measure import environment, messages, plan, preflight
-from bench.measure.case import empty_record, now
+from bench.measure.case import empty_record, now, refused_record
 from bench.measure.journal import Journal
 from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess, allocator_settings
 from bench.record import Planned, Record, ResultFile, Session, Speeds
@@ -124,7 +124,10 @@ def new_session(laboratory: Laboratory, planned: plan.Plan, *, seed: int, argv: 
         rounds=planned.rounds,
         suite=planned.suite,
         protocols=planned.protocols,
-        plan=[Planned(workload=one.case.name, params=one.case.params(), device=one.device) for one in planned.cases],
+        plan=[
+            Planned(workload=one.case.name, params=one.case.params(), device=one.device, protocol=one.protocol)
+            for one in planned.cases
+        ],
         devices=laboratory.devices,
         speeds=laboratory.speeds,
         host=laboratory.host,
@@ -158,9 +161,11 @@ def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path
     journal = Journal(path)
     journal.append(session)
     for left_out, reason in planned.skipped:
-        job = _job(left_out.case, left_out.device, 0, planned.protocols)
+        job = _job(left_out.case, left_out.device, 0, planned.protocols[left_out.protocol])
         journal.append(empty_record(left_out.case, job, "skipped", reason, now()))
-    run = _Run(laboratory, planned, session, journal, progress, done=set())
+    for refused in planned.refused:
+        journal.append(refused_record(refused.workload, refused.params, refused.reason, now()))
+    run = _Run(laboratory, planned, session, journal, progress, done={})
     return run.all_rounds()
 
 
@@ -175,9 +180,9 @@ def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: 
         raise UserError(f"{path.name} was begun with torch {torch_then}, here is {torch_now}: start a new run")
     if found.session.harness.method != record.METHOD:
         raise UserError(f"{path.name} was measured by method {found.session.harness.method}, this is {record.METHOD}")
-    done = {_place(one.workload, one.params, one.device, one.round) for one in found.records}
     journal = Journal(path, resume=True)
-    outcome = _Run(laboratory, planned, found.session, journal, progress, done=done).all_rounds()
+    run = _Run(laboratory, planned, found.session, journal, progress, done=_launches(found.records))
+    outcome = run.all_rounds()
     outcome.records = [*found.records, *outcome.records]
     return outcome
 
@@ -196,13 +201,14 @@ def ask(process: WorkerProcess, order: messages.Order, kind: type[Reply]) -> Rep
 
 
 def plan_of(session: Session, laboratory: Laboratory, timeout_s: float) -> plan.Plan:
-    """The plan that a session set out with, for resuming it."""
-    cases = [
-        plan.planned_case(
-            workload.case(one.workload, dict(one.params)), one.device, session.speeds[one.device], session.protocols
-        )
-        for one in session.plan
-    ]
+    """The plan that a session set out with, for resuming it. Raises UserError for one that cannot be carried out."""
+    cases = []
+    for one in session.plan:
+        case = workload.case(one.workload, dict(one.params))
+        name = one.protocol or case.scale
+        if name not in session.protocols or one.device >= len(session.speeds):
+            raise UserError(f"{case.label()}: the file's plan names a protocol or a device that is not in the file")
+        cases.append(plan.planned_case(case, one.device, session.speeds[one.device], session.protocols, name))
     return plan.Plan(
         suite=session.suite or "own",
         rounds=session.rounds,
@@ -223,7 +229,7 @@ class _Run:
         session: Session,
         journal: Journal,
         progress: Progress,
-        done: set[Any],
+        done: "dict[_Place, list[Record]]",
     ) -> None:
         self._laboratory = laboratory
         self._plan = planned
@@ -251,7 +257,7 @@ class _Run:
         cases = [
             one
             for one in self._plan.cases
-            if one.device == device and _place(one.case.name, one.case.params(), device, round_index) not in self._done
+            if one.device == device and not self._is_done(_place(one.case.name, one.case.params(), device, round_index))
         ]
         random.Random(f"{self._session.seed} {round_index} {device}").shuffle(cases)  # noqa: S311
         while cases:
@@ -265,7 +271,7 @@ class _Run:
     def _measure(self, process: WorkerProcess, planned: plan.PlannedCase, round_index: int) -> bool:
         """One case; False when the worker did not survive it."""
         case, started = planned.case, now()
-        job = _job(case, planned.device, round_index, self._plan.protocols)
+        job = _job(case, planned.device, round_index, self._plan.protocols[planned.protocol])
         self._progress.begin(case.label(), round_index, self._plan.rounds, max(0.0, self._left_s))
         kept: list[Record] = []
         alive = True
@@ -287,7 +293,15 @@ class _Run:
         self._left_s -= planned.estimate_s
         return alive
 
+    def _is_done(self, place: "_Place") -> bool:
+        """A run that was stopped between the two records of a case has half of it, and is measured again."""
+        records = self._done.get(place, [])
+        return bool(records) and not (len(records) == 1 and "launch_bound" in records[0].flags)
+
     def _keep(self, measured: Record) -> None:
+        place = _place(measured.workload, measured.params, measured.device, measured.round)
+        if any(one.identity.launch == measured.identity.launch for one in self._done.get(place, [])):
+            return
         self._journal.append(measured)
         self._outcome.records.append(measured)
         self._progress.done(measured)
@@ -308,17 +322,28 @@ def _probe(process: WorkerProcess) -> Speeds:
     return ask(process, messages.Probe(), messages.Probed).speeds
 
 
-def _job(case: workload.Workload, device: int, round_index: int, protocols: dict[str, Any]) -> messages.Job:
+def _job(case: workload.Workload, device: int, round_index: int, protocol: record.Protocol) -> messages.Job:
     return messages.Job(
         workload=case.name,
         params=case.params(),
         device=device,
         round=round_index,
-        protocol=protocols[case.scale],
+        protocol=protocol,
     )
 
 
-def _place(name: str, params: dict[str, Any], device: int, round_index: int) -> tuple[str, int, int]:
+_Place = tuple[str, int, int]
+
+
+def _launches(records: list[Record]) -> dict[_Place, list[Record]]:
+    """The records of each place in a run, one for each launch mode."""
+    found: dict[_Place, list[Record]] = {}
+    for one in records:
+        found.setdefault(_place(one.workload, one.params, one.device, one.round), []).append(one)
+    return found
+
+
+def _place(name: str, params: dict[str, Any], device: int, round_index: int) -> _Place:
     """Where a record belongs in a run."""
     return workload.label(name, params), device, round_index
 

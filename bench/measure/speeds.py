@@ -24,13 +24,14 @@ def measure(device: Device) -> Speeds:
         return min(timer.measure(device, [step.run], protocol).samples_s)
 
     def matmul_s(dtype: str, size: int) -> float:
-        return step_s("matmul", {"m": size, "n": size, "k": size, "dtype": dtype})
+        return step_s("matmul", {"m": size, "n": size, "k": size, "layout": "nt", "dtype": dtype})
 
     flops_per_s = {}
     for dtype in workload.DTYPE_BYTES:
-        if not device.supports(dtype):
-            continue
-        flops_per_s[dtype] = _matmul_rate(partial(matmul_s, dtype))
+        if device.supports(dtype):
+            device.use_precision(dtype)
+            flops_per_s[dtype] = _matmul_rate(partial(matmul_s, dtype))
+    device.use_precision("float32")
     device.release()
     free_bytes = device.free_bytes()
     num_bytes = int(min(256 << 20, free_bytes / 8)) // 4096 * 4096

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import msgspec
+
 from bench import stats
 from bench.device import Device
 from bench.record import Protocol
@@ -29,11 +31,18 @@ QUEUE_DEPTH = 256
 # A burst of launches lasts at most this long: of 2 us each, no driver's queue fills up, whose 1000 or so places hold
 # launches and not steps.
 BURST_S = 2e-3
+# How long the device idles before each sample of a burst, and how long such a sample lasts (one step at least).
+REST_S = 50e-3
+BURST_SAMPLE_S = 5e-3
+# How long a load is held before its first sample, where that is what is measured: by then temperature and power limit
+# have set the clock.
+HOLD_S = 20.0
 # A step is bound by its launch when launching takes this share of its time.
 LAUNCH_BOUND = 0.8
 
 Run = Callable[[], object]
 Stop = Literal["precise", "time", "samples"]
+Duty = Literal["sustained", "burst", "held"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +101,7 @@ def measure(
     *,
     blocks: bool = False,
     lead: Run | None = None,
+    duty: Duty = "sustained",
     observer: Observer | None = None,
 ) -> Measurement:
     """Samples of the steps `runs`, called in rotation, after a first call and a settling load.
@@ -99,7 +109,10 @@ def measure(
     `blocks`: each sample is a block that begins and ends with a wait for the device, timed by the host's clock, because
     that is what a user of a whole training or inference step waits for.
     `lead`: called before each sample and outside of it; it fills a cache with other data, or the queue with other work.
+    `duty`: `held` is a load that was kept up for HOLD_S beforehand, `burst` one that rests before each sample.
     """
+    if duty == "held":
+        protocol = msgspec.structs.replace(protocol, settle_s=max(HOLD_S, protocol.settle_s))
     cold_start_s = _first_call(device, runs[0])
     floor_s = event_floor(device)
     rotation = itertools.cycle(runs)
@@ -107,7 +120,7 @@ def measure(
     with _quiet_garbage_collector():
         step_s, settled_s = _settle(device, rotation, protocol.settle_s, protocol.settle_steps)
         enqueue_s = _enqueue(device, rotation, step_s) if device.asynchronous else None
-        window = _Window(device, rotation, protocol, blocks, lead)
+        window = _Window(device, rotation, protocol, blocks, lead, duty == "burst")
         window.measure(step_s, floor_s, observer)
         unsteady: list[float] = []
         if stats.steadiness(window.samples_s).steady is False and window.window_s < protocol.max_time_s:
@@ -115,7 +128,7 @@ def measure(
             unsteady, settled_s = window.samples_s, settled_s + window.window_s
             step_s, again_s = _settle(device, rotation, min(2 * protocol.settle_s, 30.0), protocol.settle_steps)
             settled_s += again_s
-            window = _Window(device, rotation, protocol, blocks, lead)
+            window = _Window(device, rotation, protocol, blocks, lead, duty == "burst")
             window.measure(step_s, floor_s, observer)
     return Measurement(
         samples_s=window.samples_s,
@@ -202,6 +215,7 @@ class _Window:
     protocol: Protocol
     blocks: bool
     lead: Run | None
+    burst: bool = False
     repeats: int = 1
     samples_s: list[float] = field(default_factory=list)
     step_samples_s: list[float] = field(default_factory=list)
@@ -218,13 +232,18 @@ class _Window:
             sample_s = max(sample_s, WAITED_SAMPLE_S)  # each mark is a wait, which drains the queue
         self.repeats = 1 if self.lead else max(1, math.ceil(sample_s / max(step_s, 1e-9)))
         take = self._take_blocks if self.blocks else self._take_led if self.lead else self._take_samples
+        if self.burst:
+            self.repeats = max(self.repeats, math.ceil(BURST_SAMPLE_S / max(step_s, 1e-9)))
+            take = self._take_bursts
+            assert self.lead is None, "a lead before each sample would end the rest"
         look = protocol.min_samples
         observer.begin()
         begin = self.device.now_s()
         while True:
             # Never more samples at once than the time left allows for: a slow step ends at its cap, not at its look.
             left_s = protocol.max_time_s - (self.device.now_s() - begin)
-            affordable = max(1, int(left_s / max(step_s * self.repeats, 1e-9)))
+            sample_s = step_s * self.repeats + (REST_S if self.burst else 0.0)
+            affordable = max(1, int(left_s / max(sample_s, 1e-9)))
             take(min(look - len(self.samples_s), affordable))
             step_s = stats.median(self.samples_s)
             self.window_s = self.device.now_s() - begin
@@ -265,6 +284,19 @@ class _Window:
         device.synchronize()
         self.steps += count * self.repeats
         self.samples_s += [device.seconds_between(a, b) / self.repeats for a, b in itertools.pairwise(marks)]
+
+    def _take_bursts(self, count: int) -> None:
+        """`count` samples, each after a rest in which the device cools down and its clock may rise."""
+        device = self.device
+        for _ in range(count):
+            device.rest(REST_S)
+            start = device.event()
+            for _ in range(self.repeats):
+                next(self.rotation)()
+            end = device.event()
+            device.synchronize()
+            self.samples_s.append(device.seconds_between(start, end) / self.repeats)
+        self.steps += count * self.repeats
 
     def _take_blocks(self, count: int) -> None:
         """`count` blocks, each between two waits; marks inside give the single steps where they need not wait."""

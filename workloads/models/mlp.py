@@ -4,7 +4,8 @@ B batch, S sequence, E hidden_size, F intermediate_size, T tokens of a batch, K 
 N rows: every token once for each of its experts
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -84,20 +85,23 @@ class Experts(nn.Module):
                 self.register_parameter(f"{name}_bias", nn.Parameter(torch.empty(experts, rows)))
         shared = model.shared_expert_intermediate_size
         self.shared = dense_mlp(model, shared) if shared else None
+        self.recorded: list[Tensor] | None = None  # see `recorded_choices`
 
     def forward(self, x_BSE: Tensor) -> Tensor:
         """[B, S, E] to [B, S, E]: rows are sorted by expert, multiplied in groups, and put back in their order."""
         x_TE = x_BSE.flatten(0, 1)
         chosen_TK, weights_TK = self.router(x_TE)
+        if self.recorded is not None:
+            self.recorded.append(chosen_TK.unflatten(0, x_BSE.shape[:2]))
         experts_N, order_N = chosen_TK.flatten().sort(stable=True)
         every_X = torch.arange(self.router.experts, device=x_TE.device)
         offsets_X = torch.searchsorted(experts_N, every_X, right=True, out_int32=True)
         x_NE = x_TE.index_select(0, order_N // self.router.num_chosen)
         sorted_NE = self._product("down", self._hidden(x_NE, experts_N, offsets_X), experts_N, offsets_X)
         out_NE = torch.empty_like(sorted_NE).index_copy(0, order_N, sorted_NE)
-        # A product, not a sum of scaled rows: it adds up in float32 in every type.
-        weights_T1K = weights_TK.to(out_NE.dtype)[:, None]
-        out_BSE = (weights_T1K @ out_NE.unflatten(0, (-1, self.router.num_chosen))).view(x_BSE.shape)
+        # In order and then added up, not added where they belong: atomic additions round differently each time.
+        out_TKE = out_NE.unflatten(0, weights_TK.shape)
+        out_BSE = (out_TKE * weights_TK.to(out_TKE.dtype)[..., None]).sum(1).view(x_BSE.shape)
         return out_BSE if self.shared is None else out_BSE + self.shared(x_BSE)
 
     def _hidden(self, x_NE: Tensor, experts_N: Tensor, offsets_X: Tensor) -> Tensor:
@@ -107,8 +111,24 @@ class Experts(nn.Module):
         return self.activation(self._product("gate", x_NE, experts_N, offsets_X)) * up_NF
 
     def _product(self, name: str, x_NE: Tensor, experts_N: Tensor, offsets_X: Tensor) -> Tensor:
-        out_NF = grouped_mm(x_NE, getattr(self, f"{name}_weight"), offsets_X)
+        out_NF = grouped_mm(x_NE, getattr(self, f"{name}_weight").mT, offsets_X)
         return out_NF + getattr(self, f"{name}_bias").to(out_NF.dtype)[experts_N] if self.has_bias else out_NF
+
+
+@contextmanager
+def recorded_choices(module: nn.Module) -> Iterator[None]:
+    """Inside it experts note what their routers choose, call by call, and a reference takes the same.
+
+    Between two experts with nearly equal scores rounding decides, and another choice is no wrong output.
+    """
+    routed = [layer for layer in module.modules() if isinstance(layer, Experts)]
+    for layer in routed:
+        layer.recorded = []
+    try:
+        yield
+    finally:
+        for layer in routed:
+            layer.recorded = None
 
 
 class Router(nn.Module):

@@ -164,7 +164,7 @@ def _mlp(model: Model, mlp: Any, x_SE: Tensor) -> Tensor:
         gate_SF = _linear(mlp.gate, x_SE) if model.num_mlp_matrices == 3 else hidden_SF
         activated_SF = _activated(model, gate_SF)
         return _linear(mlp.down, activated_SF * hidden_SF if model.num_mlp_matrices == 3 else activated_SF)
-    weights_SX = _routed(model, mlp.router, x_SE)
+    weights_SX = _routed(model, mlp, x_SE)
     out_SE = torch.zeros_like(x_SE) if mlp.shared is None else _mlp(model, mlp.shared, x_SE)
     for expert in range(weights_SX.shape[1]):
         rows = weights_SX[:, expert].nonzero()[:, 0]
@@ -173,12 +173,19 @@ def _mlp(model: Model, mlp: Any, x_SE: Tensor) -> Tensor:
     return out_SE
 
 
-def _routed(model: Model, router: Any, x_SE: Tensor) -> Tensor:
-    """Weight of each expert for each token [S, X], 0 for those that are not chosen."""
+def _routed(model: Model, mlp: Any, x_SE: Tensor) -> Tensor:
+    """Weight of each expert for each token [S, X], 0 for those that are not chosen.
+
+    Choices that were recorded are taken over, those of the first sequence of the batch; see `recorded_choices`.
+    """
+    router = mlp.router
     logits_SX = _linear(router.linear, x_SE)
     scores_SX = logits_SX.sigmoid() if model.router == "sigmoid" else logits_SX.softmax(-1)
     ranked_SX = scores_SX if router.choice_bias is None else scores_SX + wide(router.choice_bias)
-    chosen_SK = ranked_SX.sort(-1, descending=True).indices[:, : model.num_experts_per_tok]
+    if mlp.recorded:
+        chosen_SK = torch.cat([chosen_BSK[0] for chosen_BSK in mlp.recorded])[: len(x_SE)].to(x_SE.device)
+    else:
+        chosen_SK = ranked_SX.sort(-1, descending=True).indices[:, : model.num_experts_per_tok]
     weights_SX = torch.zeros_like(scores_SX).scatter(-1, chosen_SK, scores_SX.gather(-1, chosen_SK))
     return weights_SX / weights_SX.sum(-1, keepdim=True)
 
