@@ -1,9 +1,10 @@
-"""The transformer against Hugging Face's, family by family: a tiny config.json, read as a user's would be, random weights
-copied by name, equal logits.
+"""The transformer against Hugging Face's, family by family: a tiny config.json, read as a user's would be, random
+weights copied by name, equal logits.
 
 That proves what a field of a Model means, and the reading of a config.json with it. It needs `transformers`, which the
 project does not: an environment with it is made by
-    pip install torch==2.13.0 && pip install transformers==5.23.0 pytest click msgspec nvidia-ml-py psutil tabulate numpy
+    pip install torch==2.13.0
+    pip install transformers==5.23.0 pytest click msgspec nvidia-ml-py psutil tabulate numpy
 """
 
 from collections.abc import Callable
@@ -285,7 +286,8 @@ FAMILIES = {
         names=ATTENTION | {
             "embedding": "model.decoder.embed_tokens", "positions": "model.decoder.embed_positions",
             "norm": "model.decoder.final_layer_norm", "attention.output": "self_attn.out_proj",
-            "attention_norm": "self_attn_layer_norm", "mlp_norm": "final_layer_norm", "mlp.up": "fc1", "mlp.down": "fc2",
+            "attention_norm": "self_attn_layer_norm", "mlp_norm": "final_layer_norm",
+            "mlp.up": "fc1", "mlp.down": "fc2",
         },
     ),
     "mpt": Family(
@@ -338,7 +340,8 @@ FAMILIES = {
         layers="transformer.h",
         names={
             "embedding": "transformer.wte", "norm": "transformer.ln_f", "head": "lm_head", "attention_norm": "ln_1",
-            **fused("attn.qkv_proj"), "attention.output": "attn.out_proj", "mlp.up": "mlp.fc_in", "mlp.down": "mlp.fc_out",
+            **fused("attn.qkv_proj"), "attention.output": "attn.out_proj",
+            "mlp.up": "mlp.fc_in", "mlp.down": "mlp.fc_out",
         },
         picks=fused_picks(of_slices, 0, 2, 1),
     ),
@@ -376,8 +379,8 @@ def ours(hf: Any, family: Family) -> Transformer:
         else:
             tensor = theirs[prefix + family.names[key]]
         tensor = family.picks.get(key, lambda w, _: w)(tensor, model)
-        assert tensor.shape == parameter.shape, name
-        parameter.copy_(tensor)
+        assert tensor.numel() == parameter.numel(), name
+        parameter.copy_(tensor.reshape(parameter.shape))  # a norm of all heads together has one weight row for each
     return transformer
 
 

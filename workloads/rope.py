@@ -58,7 +58,7 @@ class Rope(Workload):
         """
         import torch
 
-        from workloads.models.transformer import rotate
+        from workloads.models.position import rotate
 
         q_BHTD, k_BGTD, *incoming = (
             device.normal(1, self.tokens, heads, self.head_dim, dtype=self.dtype).transpose(1, 2)
@@ -66,7 +66,9 @@ class Rope(Workload):
         )
         inverse = _THETA ** -(torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim)
         angles_TD = torch.outer(torch.arange(self.tokens, dtype=torch.float64), inverse).repeat(1, 2)
-        cosine_TD, sine_TD = (table.to(q_BHTD.device, q_BHTD.dtype) for table in (angles_TD.cos(), angles_TD.sin()))
+        signed_TD = angles_TD.sin()
+        signed_TD[:, : self.head_dim // 2] *= -1  # as `rotate` takes it
+        cosine_TD, sine_TD = (table.to(q_BHTD.device, q_BHTD.dtype) for table in (angles_TD.cos(), signed_TD))
 
         def forward(q_BHTD: "Tensor", k_BGTD: "Tensor") -> "tuple[Tensor, Tensor]":
             return rotate(q_BHTD, cosine_TD, sine_TD), rotate(k_BGTD, cosine_TD, sine_TD)
