@@ -1,0 +1,51 @@
+"""torch.compile, with its silences broken: what it needs and lacks, and whether anything was compiled at all."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from bench.errors import Unsupported
+from bench.workload import Facts
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# What the compiler's errors say where a tool is missing, and what helps. Matched in the text, because the classes moved
+# from version to version and each wraps the one before.
+_REMEDIES = {
+    "InvalidCxxCompiler": "no C++ compiler: install g++, or name one in the environment variable CXX",
+    "Failed to find C compiler": "no C compiler: install gcc, or name one in the environment variable CC",
+    "Python.h": "no headers of Python: install python3-dev",
+    "TritonMissing": "no Triton: install the one that belongs to this torch",
+    "working triton installation": "no Triton: install the one that belongs to this torch",
+}
+
+
+def compiled(function: Function) -> tuple[Function, Callable[[], Facts]]:
+    """`function` as torch.compile makes it, and afterwards the number of its graphs and of the breaks between them.
+
+    Compiled at the first call, which raises Unsupported where a tool is missing; so do the facts where nothing was
+    compiled: torch.compile then runs the function as it is and tells nobody. What was compiled before is forgotten, so
+    that no case meets another's limit of recompilations: prepare all steps of a case before the first of them runs.
+    """
+    import torch
+    from torch._dynamo.utils import counters, graph_break_reasons
+
+    torch._dynamo.reset()
+    counters.clear()
+    fast = torch.compile(function)
+
+    def run(*args: Any, **options: Any) -> Any:
+        try:  # costs nothing where nothing is raised
+            return fast(*args, **options)
+        except RuntimeError as error:
+            for words, remedy in _REMEDIES.items():
+                if words in str(error):
+                    raise Unsupported(f"torch.compile has {remedy}") from None
+            raise
+
+    def facts() -> Facts:
+        graphs = counters["stats"]["unique_graphs"]
+        if not graphs:
+            raise Unsupported("torch.compile compiled nothing: is it switched off by TORCHDYNAMO_DISABLE?")
+        return {"graphs": graphs, "graph_breaks": len(graph_break_reasons)}
+
+    return run, facts  # type: ignore[return-value]
