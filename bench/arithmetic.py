@@ -42,8 +42,6 @@ class Model(Shape):
             num_parameters=None,
         )
 
-    # Layers
-
     @property
     def num_blocks(self) -> int:
         """Layers, with the query layer on top of them where there is one."""
@@ -68,8 +66,6 @@ class Model(Shape):
         """Whether this layer, counted from 0, has a dense MLP and no experts."""
         return self.num_experts is None or layer < self.num_dense_layers
 
-    # Widths
-
     @property
     def query_size(self) -> int:
         """Width of the queries of one token, all heads together: a·h."""
@@ -89,8 +85,6 @@ class Model(Shape):
     def num_mlp_matrices(self) -> int:
         """Matrices in one MLP: gate, up and down where it is gated, up and down where it is not."""
         return 3 if self.hidden_act in ("silu", "geglu") else 2
-
-    # Parameters
 
     @property
     def embedding_parameters(self) -> int:
@@ -147,8 +141,6 @@ class Model(Shape):
         idle = (self.num_experts or 0) - (self.num_experts_per_tok or 0)
         return self.total_parameters - self.num_expert_layers * idle * self._routed_parameters
 
-    # What a token is multiplied with
-
     @property
     def layer_matmul_parameters(self) -> int:
         """Weights of all layers that a token is multiplied with: two FLOP each, forward (Kaplan et al. 2020, 2.1).
@@ -185,13 +177,12 @@ class Model(Shape):
     def expected_experts_read(self, tokens: int) -> float:
         """Experts of one layer that at least one of `tokens` tokens needs: E·(1 - (1 - e/E)^tokens).
 
-        For a router that chooses evenly and independently, which is the most it can be. 0 without experts.
+        For a router that chooses each expert equally often and each token on its own; a real one has favourites and
+        reads fewer. 0 without experts.
         """
         if self.num_experts is None or self.num_experts_per_tok is None:
             return 0.0
         return self.num_experts * (1.0 - (1.0 - self.num_experts_per_tok / self.num_experts) ** tokens)
-
-    # Attention and its cache
 
     def attended_pairs(self, seq: int) -> int:
         """Pairs of a query and a key that it sees in a sequence, causal, summed over all layers.
@@ -234,8 +225,6 @@ class Model(Shape):
     @property
     def _flops_for_each_pair(self) -> int:
         return 2 * self.num_attention_heads * (self.head_dim + self.value_head_dim)
-
-    # Of one layer
 
     @property
     def _attention_weights(self) -> int:

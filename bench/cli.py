@@ -205,6 +205,8 @@ def show(file: Path, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
         _print_lines(shows.headline(record.read(file).session, drawn))
         print("\n" + shows.table(document["rows"], drawn))
         print("\n" + shows.distributions(document["rows"], drawn))
+        if told := shows.facts(document["rows"], drawn):
+            _print_lines(["", *told])
 
 
 @main.command()

@@ -32,3 +32,11 @@ def describe(error: BaseException, limit: int = 300) -> str:
     message = " ".join(without_paths(str(error)).split())
     name = type(error).__name__
     return (f"{name}: {message}" if message else name)[:limit]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Torch's own error on most accelerators; the CPU, MPS, the NPU and libraries raise a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)

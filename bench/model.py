@@ -18,7 +18,7 @@ from bench import huggingface
 from bench.arithmetic import Model
 from bench.errors import UserError
 
-__all__ = ["Model", "adopt", "find", "load", "names", "read"]
+__all__ = ["Model", "adopt", "find", "load", "names", "read", "text"]
 
 # Files besides the catalog, handed on to worker processes.
 _ADOPTED = "ACCELMARK_MODEL_FILES"
@@ -80,6 +80,25 @@ def load(path: Path) -> Model:
     return _build(path, path.stem, _read(path, lambda text: tomllib.loads(text)))
 
 
+def text(model: Model) -> str:
+    """The model as a TOML file that `load` reads: what has its default is left out, and the name is the file's."""
+    lines = []
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
+        if field.name != "name" and value is not None and value != field.default:
+            lines.append(f"{field.name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        # A JSON string is a TOML string too, but for the one control character that JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(one) for one in value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _load_config(path: Path) -> Model:
     """The model in a Hugging Face config.json. Rope scaling changes no shape and is not kept."""
     config = _read(path, json.loads)
@@ -138,4 +157,4 @@ def _build(path: Path, name: str, values: dict[str, Any]) -> Model:
 def _near(name: str, known: list[str]) -> str:
     """What could have been meant, as part of a sentence: names that begin so, else names that look alike."""
     near = [other for other in known if other.startswith(name.lower())] or get_close_matches(name.lower(), known)
-    return f" (did you mean {' or '.join(near)}?)" if name and near else ""
+    return f" (did you mean {' or '.join(near[:5])}?)" if name and near else ""

@@ -159,6 +159,7 @@ class Planned(_Strict, frozen=True):
     workload: Name
     params: Parameters
     device: Count
+    protocol: Name = ""  # of the session's; empty: that of the workload's scale
 
 
 class Session(_Strict, frozen=True, tag_field="kind", tag="session"):

@@ -63,6 +63,7 @@ class Workload(ABC):
     # Whether a step can be recorded as a graph: nothing in it waits for the device or decides by its numbers.
     capturable: ClassVar[bool] = True
     data: ClassVar[str] = "normal"
+    starts: ClassVar[int] = 0  # processes of its own that preparing a case starts, about
     dtypes: ClassVar[tuple[str, ...]] = FLOATS
     # A case so small that it runs anywhere in well under a second; the contract tests run it.
     smoke: ClassVar[dict[str, Scalar]]
@@ -89,10 +90,6 @@ class Workload(ABC):
     def extras(self) -> Facts:
         """Facts worth storing with the record that do not tell cases apart."""
         return {}
-
-    def work(self, facts: Facts) -> Cost:
-        """The work of the step that was timed, where that is known only after preparing it: from `Step.facts`."""
-        return self.cost()
 
     @property
     def duty(self) -> Literal["sustained", "burst", "held"]:

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import chip, record
-from bench.analyze.summary import Summary, ceilings, relative_half_width, summarize
+from bench import chip, record, workload
+from bench.analyze.summary import Summary, ceilings, extrapolated, relative_half_width, summarize
+from bench.device.virtual import Spec, Virtual
 
 replace = msgspec.structs.replace
 WORK = {"gemm_flops": 0, "attention_flops": 0, "elementwise_flops": 0, "bytes": 0, "tokens": 0, "launches": 0}
@@ -259,3 +260,55 @@ def test_the_golden_file_gives_what_was_simulated(golden: Path) -> None:
     assert rates["matmul=float32"] == pytest.approx(250e12, rel=0.02)
     assert rates["memory_copy=float32"] == pytest.approx(2e12, rel=0.01)
     assert rates["launch_overhead=float32"] == pytest.approx(1 / 4e-6, rel=0.01)
+
+
+# Utilization and whole models from some of their layers
+
+
+def test_utilization_counts_recomputation_for_the_hardware_only(build: Any) -> None:
+    done = work(gemm_flops=600, attention_flops=60, recomputed_flops=220, tokens=8, bytes=1)
+    summary = only(build, [build.record([2.0] * 8, work=done)])
+    assert summary.utilization(1000.0) == (pytest.approx(0.33), pytest.approx(0.44))
+    assert summary.utilization(None) is None
+    assert only(build, [build.record([2.0] * 8)]).utilization(1000.0) is None  # a matrix product has no model
+
+
+def stacks(build: Any, times_s: dict[int, list[float]]) -> list[record.Record]:
+    """Training steps of stacks of so many layers, a time for each round."""
+    params = {"model": "llama-3.1-8b", "batch": 1, "seq": 128, "dtype": "bfloat16"}
+    return [
+        one
+        for layers, rounds in times_s.items()
+        for one in build.rounds(rounds, workload="train_step", params=params | {"layers": layers})
+    ]
+
+
+def test_a_whole_model_follows_from_two_stacks_round_by_round(build: Any) -> None:
+    # 0.5 s for embedding and head, 0.1 s and 0.2 s for a layer; llama-3.1-8b has 32.
+    summaries = summarize([build.file(stacks(build, {2: [0.7, 0.9], 4: [0.9, 1.3]}))])
+    (whole,) = extrapolated(summaries)
+    assert whole.launches_s == pytest.approx([0.5 + 3.2, 0.5 + 6.4])
+    assert whole.case == "train_step model=llama-3.1-8b batch=1 seq=128 dtype=bfloat16 [from 4 layers]"
+    assert whole.first.work == record.Work.of(workload.case("train_step", dict(whole.first.params)).cost())
+    assert whole.first.extras["num_parameters"] == 8_030_261_248
+
+
+def test_one_stack_alone_or_time_that_does_not_grow_says_nothing_of_the_whole(build: Any) -> None:
+    assert extrapolated(summarize([build.file(stacks(build, {4: [0.9]}))])) == []
+    assert extrapolated(summarize([build.file(stacks(build, {2: [0.9], 4: [0.9]}))])) == []
+
+
+def test_on_the_virtual_gpu_the_extrapolation_is_exact() -> None:
+    """There a step takes what its declared work takes, so the whole can be measured and compared."""
+    device = Virtual(Spec(gap_s=0.0, event_quantum_s=0.0, idle_clock=1.0, cap_w=1e9))
+    params = {"model": "llama-3.2-1b", "batch": 4, "seq": 2048, "dtype": "bfloat16"}
+
+    def step_s(layers: int) -> float:
+        run = device.prepare(workload.case("train_step", params | {"layers": layers})).run
+        start = device.now_s()
+        run()
+        device.synchronize()
+        return device.now_s() - start
+
+    small, large = step_s(4), step_s(8)
+    assert large + (16 - 8) * (large - small) / 4 == pytest.approx(step_s(0), rel=1e-3)

@@ -480,3 +480,28 @@ def test_a_measurement_knows_its_own_work() -> None:
     case = workload.case("memory_copy", {"num_bytes": 5_000_000, "dtype": "float32"})
     assert only.work.cost() == case.cost()
     assert math.isclose(case.cost().bytes / stats.median(only.samples_s), 10e6 / 6e-6, rel_tol=5e-3)
+
+
+# Duty
+
+
+def test_a_load_that_rests_is_faster_than_one_that_is_held_under_a_power_cap() -> None:
+    """The clock rises in a pause and falls under the cap: what separates `burst` from `held` (Standard Kernel 2026)."""
+    spec = Spec(cache_bytes=0, idle_clock=1.0, ramp_s=0.5, busy_w=1000.0, cap_w=500.0, event_quantum_s=0.0)
+    kernels_s = {}
+    for duty in ("burst", "held"):
+        device = Virtual(spec)
+        step = device.prepare(Task(flops=int(1e12)))
+        measured = timer.measure(device, [step.run], protocol(settle_s=1.0), duty=duty)  # type: ignore[arg-type]
+        kernels_s[duty] = measured.median_s
+        assert measured.settle_s >= (timer.HOLD_S if duty == "held" else 1.0)
+    capped = ((500.0 - 80.0) / 1000.0) ** (1 / 3)
+    assert kernels_s["held"] == pytest.approx(1e12 / 500e12 / capped, rel=0.01)
+    assert kernels_s["burst"] < 0.9 * kernels_s["held"]
+
+
+def test_a_burst_ends_at_its_cap_of_time_with_its_rests_counted() -> None:
+    device = Virtual(PLAIN)
+    measured = timer.measure(device, [kernel(device, 1e-3)], protocol(max_time_s=1.0, half_width=0.0), duty="burst")
+    assert 0.5 < measured.window_s < 1.2
+    assert len(measured.samples_s) == pytest.approx(1.0 / (timer.REST_S + timer.BURST_SAMPLE_S), rel=0.2)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from bench import model
 from bench.cost import Cost
 from bench.device import Device
 from bench.workload import Scalar, Step, Workload
 from workloads._reference import relative_error
-from workloads._shape import activation_bytes, check_length
+from workloads._shape import activation_bytes, check_experts, check_length, facts_of, stack, weights_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,34 +17,37 @@ class Decode(Workload):
     scale: ClassVar[Literal["micro", "macro"]] = "macro"
     rotate: ClassVar[bool] = False  # the weights are one set in real life too
     data: ClassVar[str] = "tokens"
+    experts: ClassVar[bool] = False  # whether models have them: `moe_decode` is the other kind
     smoke: ClassVar[dict[str, Scalar]] = {"model": "tiny", "batch": 2, "context": 32, "dtype": "float32"}
 
     model: str
     batch: int
     context: int
     dtype: str
+    compiled: bool = False  # by torch.compile
+    layers: int = 0  # of the model only the first so many; 0: all of them
 
     def __post_init__(self) -> None:
         """The model must exist and know positions that far."""
         super().__post_init__()
-        check_length(self.model, self.context + 1)
+        check_length(self.model, self.layers, self.context + 1)
+        check_experts(self.name, self.model, self.experts)
 
     def cost(self) -> Cost:
         """2 FLOP a weight and token; all weights read once, the cache once, the new keys and values written."""
-        shape = model.find(self.model)
-        weights, positions = shape.matmul_parameters, self.context + 1
-        width = shape.num_attention_heads * shape.head_dim
-        cache = shape.kv_cache_bytes_per_token(self.dtype_bytes)
+        shape = stack(self.model, self.layers)
+        cache = shape.kv_cache_bytes(self.dtype_bytes, self.context + 1)
+        written = shape.kv_cache_bytes_per_token(self.dtype_bytes)
         return Cost(
-            gemm_flops=2 * weights * self.batch,
-            attention_flops=4 * shape.num_hidden_layers * width * positions * self.batch,
-            bytes=weights * self.dtype_bytes + (positions + 1) * self.batch * cache,
+            gemm_flops=2 * shape.matmul_parameters * self.batch,
+            attention_flops=shape.decode_attention_flops(self.batch, self.context),
+            bytes=weights_read(shape, self.batch) * self.dtype_bytes + self.batch * (cache + written),
             tokens=self.batch,
         )
 
     def memory_bytes(self) -> int:
         """Weights and cache."""
-        shape = model.find(self.model)
+        shape = stack(self.model, self.layers)
         cache = shape.kv_cache_bytes_per_token(self.dtype_bytes) * (self.context + 1)
         weights = shape.total_parameters * self.dtype_bytes
         return weights + self.batch * (cache + activation_bytes(shape, self.dtype_bytes))
@@ -56,30 +58,37 @@ class Decode(Workload):
 
     def extras(self) -> dict[str, float | str]:
         """How large the model is."""
-        return {"num_parameters": model.find(self.model).total_parameters}
+        return facts_of(self.model, self.layers)
 
     def prepare(self, device: Device) -> Step:
         """Weights in `dtype`, no gradients, a cache of normal numbers, one tensor for each layer's keys and values."""
         import torch
 
-        from workloads.models.transformer import Transformer, empty_caches, reference_logits
+        from workloads._compiled import compiled
+        from workloads.models.mlp import recorded_choices
+        from workloads.models.reference import reference_logits
+        from workloads.models.transformer import Transformer, empty_caches
 
-        shape = model.find(self.model)
+        shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.context + 1).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.context + 1)
         tokens_BS = device.tokens(self.batch, 1, vocab_size=shape.vocab_size)
 
+        next_logits, facts = compiled(transformer.next_logits) if self.compiled else (transformer.next_logits, dict)
+
         def run() -> torch.Tensor:
-            return transformer.next_logits(tokens_BS, caches, self.context)
+            with torch.inference_mode():
+                return next_logits(tokens_BS, caches, self.context)
 
         def error() -> float:
             # A short sequence token by token through the cache, against the whole sequence at once in float64.
-            short = min(self.context, 8)
-            sequence_BS = device.tokens(self.batch, short, vocab_size=shape.vocab_size)
-            for position in range(short):
-                logits_BV = transformer.next_logits(sequence_BS[:, position : position + 1], caches, position)
             if not bool(run().isfinite().all()):
                 return float("inf")
-            return relative_error(logits_BV[0], reference_logits(transformer, sequence_BS[0])[-1])
+            short = min(self.context, 8)
+            sequence_BS = device.tokens(self.batch, short, vocab_size=shape.vocab_size)
+            with recorded_choices(transformer):
+                for position in range(short):
+                    logits_BV = transformer.next_logits(sequence_BS[:, position : position + 1], caches, position)
+                return relative_error(logits_BV[0], reference_logits(transformer, sequence_BS[0])[-1])
 
-        return Step(run=run, error=error)
+        return Step(run=run, error=error, facts=facts)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from bench import model
 from bench.cost import Cost
 from bench.device import Device
 from bench.workload import Scalar, Step, Workload
 from workloads._reference import relative_error
-from workloads._shape import activation_bytes, attention_flops, check_length
+from workloads._shape import activation_bytes, check_length, facts_of, stack, weights_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,27 +23,28 @@ class Prefill(Workload):
     batch: int
     prompt: int
     dtype: str
+    compiled: bool = False  # by torch.compile
+    layers: int = 0  # of the model only the first so many; 0: all of them
 
     def __post_init__(self) -> None:
         """The model must exist and know positions that far."""
         super().__post_init__()
-        check_length(self.model, self.prompt)
+        check_length(self.model, self.layers, self.prompt)
 
     def cost(self) -> Cost:
         """2 FLOP a weight and token, but the head's for the last token only; weights read, keys and values written."""
-        shape, tokens = model.find(self.model), self.batch * self.prompt
-        body, head = shape.matmul_parameters - shape.head_matmul_parameters, shape.head_matmul_parameters
+        shape, tokens = stack(self.model, self.layers), self.batch * self.prompt
         cache = shape.kv_cache_bytes_per_token(self.dtype_bytes)
         return Cost(
-            gemm_flops=2 * body * tokens + 2 * head * self.batch,
-            attention_flops=attention_flops(shape, self.batch, self.prompt),
-            bytes=(body + head) * self.dtype_bytes + tokens * cache,
+            gemm_flops=2 * shape.layer_matmul_parameters * tokens + 2 * shape.head_matmul_parameters * self.batch,
+            attention_flops=shape.attention_flops(self.batch, self.prompt),
+            bytes=weights_read(shape, tokens) * self.dtype_bytes + tokens * cache,
             tokens=tokens,
         )
 
     def memory_bytes(self) -> int:
         """Weights, cache and the activations of the layer at work."""
-        shape, tokens = model.find(self.model), self.batch * self.prompt
+        shape, tokens = stack(self.model, self.layers), self.batch * self.prompt
         cache = shape.kv_cache_bytes_per_token(self.dtype_bytes)
         weights = shape.total_parameters * self.dtype_bytes
         return weights + tokens * (cache + activation_bytes(shape, self.dtype_bytes))
@@ -55,34 +55,38 @@ class Prefill(Workload):
 
     def extras(self) -> dict[str, float | str]:
         """How large the model is."""
-        return {"num_parameters": model.find(self.model).total_parameters}
+        return facts_of(self.model, self.layers)
 
     def prepare(self, device: Device) -> Step:
         """Weights in `dtype`, no gradients, a cache that every step overwrites."""
         import torch
 
+        from workloads._compiled import compiled
         from workloads._reference import poison
-        from workloads.models.transformer import Transformer, empty_caches, reference_layers
+        from workloads.models.mlp import recorded_choices
+        from workloads.models.reference import reference_layers
+        from workloads.models.transformer import Transformer, empty_caches
 
-        shape = model.find(self.model)
+        shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.prompt).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.prompt)
         tokens_BS = device.tokens(self.batch, self.prompt, vocab_size=shape.vocab_size)
 
+        next_logits, facts = compiled(transformer.next_logits) if self.compiled else (transformer.next_logits, dict)
+
         def run() -> torch.Tensor:
-            return transformer.next_logits(tokens_BS, caches, 0)
+            with torch.inference_mode():
+                return next_logits(tokens_BS, caches, 0)
 
         def error() -> float:
             # Keys and values of the last layer depend on every layer before; the first tokens see no later ones.
-            poison(*(tensor for cache in caches for tensor in (cache.keys_BGCD, cache.values_BGCD)))
-            if not bool(run().isfinite().all()):
-                return float("inf")
+            poison(*(tensor for cache in caches for tensor in cache.parts))
             short = min(self.prompt, 16)
-            *_, (k_GSD, v_GSD, _) = reference_layers(transformer, tokens_BS[0, :short])
-            last = caches[-1]
-            return max(
-                relative_error(last.keys_BGCD[0, :, :short], k_GSD),
-                relative_error(last.values_BGCD[0, :, :short], v_GSD),
-            )
+            with recorded_choices(transformer), torch.no_grad():
+                if not bool(transformer.next_logits(tokens_BS, caches, 0).isfinite().all()):
+                    return float("inf")
+                *_, (keys, values, _) = reference_layers(transformer, tokens_BS[0, :short])
+            pairs = zip(caches[-1].parts, (keys, values), strict=True)
+            return max(relative_error(part[0, ..., :short, :], expected) for part, expected in pairs)
 
-        return Step(run=run, error=error)
+        return Step(run=run, error=error, facts=facts)

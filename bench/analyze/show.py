@@ -11,6 +11,9 @@ from bench.text import plain
 
 Cells = list[list[str]]
 
+# Stored with every model: in `show` they would say the same on every line.
+_PLAIN_FACTS = {"num_parameters", "optimizer"}
+
 _WORDS = {
     "bad_output": "output wrong: not counted",
     "below_timer_floor": "too short for the clock",
@@ -102,6 +105,11 @@ def table(rows: Sequence[Row], style: str = "simple", *, by: str | None = None, 
     distinct = list(dict.fromkeys(note for row in rows for note in notes(row)))
     marks = {note: _letter(number) for number, note in enumerate(distinct)}
     legend = [f"{mark}  {note}" for note, mark in marks.items()]
+    if any(cell for row in rows for cell in _utilization(row)):
+        peak = "the datasheet's dense peak, or where it is unknown of " if any(row["chip"] for row in rows) else ""
+        legend.append(
+            f"MFU, HFU: share of {peak}this device's best matrix product, without and with what is recomputed"
+        )
     return "\n".join([tabulate(*_cells(rows, devices=several, marks=marks)), *([""] * bool(legend)), *legend])
 
 
@@ -191,6 +199,26 @@ def distributions(rows: Sequence[Row], style: str = "simple") -> str:
     return tabulate(*_without_empty(header, body), style)
 
 
+def facts(rows: Sequence[Row], style: str = "simple") -> list[str]:
+    """What the steps told of themselves: kernels, where the time goes, how far memory reached."""
+    lines = []
+    for row in rows:
+        told = {name: value for name, value in row["facts"].items() if name not in _PLAIN_FACTS}
+        shares = {name: value for name, value in told.items() if name.startswith("share_")}
+        words = [
+            f"{name.removeprefix('share_')} {units.percent(float(value), 0)}"
+            for name, value in sorted(shares.items(), key=lambda item: -float(item[1]))
+        ]
+        words += [
+            f"{name.replace('_', ' ')} {units.significant(value, 6) if isinstance(value, float | int) else value}"
+            for name, value in told.items()
+            if name not in shares
+        ]
+        if words:
+            lines.append(plain(f"{row['case']}: {', '.join(words)}", 300))
+    return _styled(lines, style)
+
+
 def timers(readings: Sequence[dict[str, Any]]) -> str:
     """Other timers beside ours."""
     body = [
@@ -235,7 +263,7 @@ def one_style(**chosen: bool) -> str | None:
 
 def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tuple[list[str], Cells]:
     """Case, step time with its spread, rate, shares of the roofs, rounds, what to know."""
-    header = ["device", "case", "step", "±95 %", "rate", "of measured", "of datasheet", "rounds", "notes"]
+    header = ["device", "case", "step", "±95 %", "rate", "of measured", "of datasheet", "MFU", "HFU", "rounds", "notes"]
     body = [
         [
             plain(row["device"]) if devices else "",
@@ -245,12 +273,22 @@ def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tupl
             rate(row),
             _or_dash(row["of_measured"], lambda share: units.percent(share, 0)),
             _or_dash(row["of_datasheet"], lambda share: units.percent(share, 0)),
+            *_utilization(row),
             str(row["rounds"]),
             (" " if marks else "; ").join(marks.get(note, note) for note in notes(row)),
         ]
         for row in rows
     ]
     return _without_empty(header, body)
+
+
+def _utilization(row: Row) -> list[str]:
+    """MFU and HFU of training steps, where the two differ: of the datasheet's peak, or of the one measured here."""
+    for name in ("datasheet", "measured"):
+        model, hardware = row[f"mfu_of_{name}"], row[f"hfu_of_{name}"]
+        if model is not None:
+            return [units.percent(model, 0), units.percent(hardware, 0)] if hardware > model else ["", ""]
+    return ["", ""]
 
 
 def _pivot_cells(columns: list[str], lines: list[list[Any]]) -> tuple[list[str], Cells]:
@@ -286,6 +324,8 @@ def _listed(name: str, value: Any) -> str:
 
 
 def _csv(value: Any) -> Any:
+    if isinstance(value, dict):
+        value = [f"{key}={one}" for key, one in value.items()]
     if isinstance(value, list):
         value = " ".join(map(str, value))
     if isinstance(value, str):

@@ -4,14 +4,17 @@ Derived on demand and never stored. The unit of evidence is the round: each cont
 between rounds, not that within one, says how far the number can be trusted.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bench import chip, stats
+import msgspec
+
+from bench import chip, model, stats, workload
 from bench.errors import UserError
-from bench.record import Record, ResultFile, Session
+from bench.record import Record, ResultFile, Session, Work
 from bench.workload import label
 
 Rate = Literal["FLOP/s", "B/s", "tok/s", "launch/s"]
@@ -38,8 +41,9 @@ class Summary:
     @property
     def case(self) -> str:
         """The case as people read it, the launch mode named where it is not the plain one."""
-        launch = self.first.identity.launch
-        return label(self.first.workload, self.first.params) + ("" if launch == "eager" else f" [{launch}]")
+        launch, stacked = self.first.identity.launch, self.first.extras.get("extrapolated_from_layers")
+        derived = f" [from {stacked} layers]" if stacked and not self.first.params.get("layers") else ""
+        return label(self.first.workload, self.first.params) + ("" if launch == "eager" else f" [{launch}]") + derived
 
     @property
     def device(self) -> str:
@@ -101,6 +105,25 @@ class Summary:
         step_s = self.step_s
         return None if step_s is None or not self.first.work.bytes else self.first.work.bytes / step_s
 
+    def utilization(self, peak_flops_per_s: float | None) -> tuple[float, float] | None:
+        """MFU and HFU: the share of a dense peak that the model's own arithmetic takes, and the share with what was
+        computed anew in the backward pass (Chowdhery et al. 2022, appendix B; Korthikanti et al. 2022, section 6).
+        """
+        work, step_s = self.first.work, self.step_s
+        needed = work.gemm_flops + work.attention_flops
+        if not peak_flops_per_s or not step_s or not needed or not work.tokens:
+            return None
+        return needed / step_s / peak_flops_per_s, (needed + work.recomputed_flops) / step_s / peak_flops_per_s
+
+    @property
+    def datasheet_flops_per_s(self) -> float | None:
+        """The chip's dense peak for this type; None for a chip that the catalog lacks."""
+        name = self.session.devices[self.first.device].chip
+        try:
+            return None if name is None else chip.find(name).peak_flops_per_s(self.first.identity.dtype)
+        except UserError:
+            return None
+
     @property
     def of_datasheet(self) -> float | None:
         """Share of the chip's dense peak or bandwidth, whichever binds; None for a chip that the catalog lacks."""
@@ -147,6 +170,51 @@ def summarize(files: Iterable[ResultFile]) -> list[Summary]:
             key = (file.name, file.session.id, record.device, record.key())
             groups.setdefault(key, (file, []))[1].append(record)
     return [Summary(file=file.name, session=file.session, records=records) for file, records in _merged(groups)]
+
+
+def extrapolated(summaries: Sequence[Summary]) -> list[Summary]:
+    """Whole models from two stacks of their layers: what the layers between the two counts took is what the missing
+    ones will take. Round by round, so that the spread is that of the measurements.
+    """
+    stacks: dict[tuple[str, int, str], dict[int, Summary]] = {}
+    for one in summaries:
+        layers = one.first.params.get("layers")
+        if isinstance(layers, int) and layers and one.valid:
+            rest = {key: value for key, value in one.first.params.items() if key != "layers"}
+            place = (one.session.id, one.first.device, f"{one.first.workload} {rest} {one.first.identity}")
+            stacks.setdefault(place, {})[layers] = one
+    whole = []
+    for found in stacks.values():
+        if len(found) >= 2:
+            less, more = sorted(found)[-2:]
+            with contextlib.suppress(UserError):  # a model that is not known here
+                whole.append(_whole(found[less], found[more], less, more))
+    return [one for one in whole if one.records]
+
+
+def _whole(fewer: Summary, more: Summary, fewer_layers: int, more_layers: int) -> Summary:
+    params = more.first.params | {"layers": 0}
+    case = workload.case(more.first.workload, dict(params))
+    missing = model.find(str(params["model"])).num_hidden_layers - more_layers
+    by_round = {one.round: stats.median(one.samples_s) for one in fewer.valid}
+    records = []
+    for one in more.valid:
+        if one.round in by_round:
+            step_s = stats.median(one.samples_s)
+            layer_s = (step_s - by_round[one.round]) / (more_layers - fewer_layers)
+            records.append(
+                msgspec.structs.replace(
+                    one,
+                    params=params,
+                    work=Work.of(case.cost()),
+                    extras=case.extras() | {"extrapolated_from_layers": more_layers},
+                    samples_s=[step_s + missing * layer_s] if layer_s > 0 else [],
+                    step_samples_s=[],
+                    timing=None,
+                    peak_memory_bytes=None,
+                )
+            )
+    return Summary(file=more.file, session=more.session, records=[one for one in records if one.samples_s])
 
 
 def ceilings(summaries: Sequence[Summary]) -> dict[tuple[str, int], Ceilings]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import record, stats
-from bench.analyze.summary import Ceilings, Summary, ceilings, summarize
+from bench.analyze.summary import Ceilings, Summary, ceilings, extrapolated, summarize
 from bench.errors import UserError
 from bench.record import ResultFile
 
@@ -42,7 +42,8 @@ def rows(read: Iterable[ResultFile], where: str = "") -> list[Row]:
     """One row for each case, device and file, in SI units; a run that stands in two files counts once."""
     summaries = summarize(read)
     roofs = ceilings(summaries)
-    made = [row(summary, roofs[summary.session.id, summary.first.device]) for summary in summaries]
+    everything = [*summaries, *extrapolated(summaries)]
+    made = [row(summary, roofs[summary.session.id, summary.first.device]) for summary in everything]
     wanted = _filter(where, made)
     return [one for one in made if wanted(one)]
 
@@ -75,9 +76,11 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
         **distribution(summary),
         "of_measured": roofs.share(summary),
         "of_datasheet": summary.of_datasheet,
+        **_utilization(summary, roofs),
         "peak_memory_bytes": max(
             (one.peak_memory_bytes for one in summary.valid if one.peak_memory_bytes), default=None
         ),
+        "facts": {key: value for one in summary.valid for key, value in one.extras.items()},
         "flags": summary.flags,
         "torch": session.software.get("torch"),
         "driver": facts.driver,
@@ -86,6 +89,18 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
         "method": session.harness.method,
     }
     return own | {name: value for name, value in first.params.items() if name not in own}
+
+
+def _utilization(summary: Summary, roofs: Ceilings) -> Row:
+    """MFU and HFU of the datasheet's peak and of the best matrix product measured here."""
+    dtype = summary.first.identity.dtype
+    peaks = {"datasheet": summary.datasheet_flops_per_s, "measured": roofs.flops_per_s.get(dtype)}
+    found = {name: summary.utilization(peak) for name, peak in peaks.items()}
+    return {
+        f"{kind}_of_{name}": shares[place] if shares else None
+        for name, shares in found.items()
+        for place, kind in enumerate(("mfu", "hfu"))
+    }
 
 
 def distribution(summary: Summary) -> Row:

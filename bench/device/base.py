@@ -51,11 +51,14 @@ class Step:
     `error` runs the step once more on the same inputs and gives ||out - reference|| / ||reference|| against a reference
     in higher precision, infinity for an output that is not finite or not written; of gradients too where it makes some.
     `facts` says what is worth keeping of how the work was done, such as which kernel did it; asked after the load.
+    `shares` says where its time goes; asked last of all and in one round only, because a profiler that has looked at a
+    process may slow down all that follows in it.
     """
 
     run: Callable[[], object]
     error: Callable[[], float]
     facts: Callable[[], Facts] = dict
+    shares: Callable[[], Facts] = dict
 
 
 class Case(Protocol):

@@ -12,7 +12,7 @@ import msgspec
 from bench import stats, workload
 from bench.cost import Cost
 from bench.device import Device
-from bench.errors import Unsupported, UserError, describe
+from bench.errors import Unsupported, UserError, describe, is_out_of_memory
 from bench.measure import contention, timer
 from bench.measure.messages import Job
 from bench.record import Check, Contention, Flag, Identity, Protocol, Record, Timing, Work
@@ -55,7 +55,7 @@ def measure(device: Device, job: Job, seed: int, watch: contention.HostWatch) ->
         yield draft.failed("unsupported", str(error))
     # One of the two places with a broad except: whatever a workload does wrong becomes its record, and the next runs.
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             yield draft.failed("oom", describe(error))
         else:
             traceback.print_exc()
@@ -157,14 +157,6 @@ def _measure_queued(
     return timer.measure(device, [run_rounds], protocol, lead=lead, observer=watch).shared_by(rounds)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Torch's own error on most accelerators; the CPU, MPS, the NPU and libraries raise a plain RuntimeError."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    said = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-
-
 class _Draft:
     """The record of one case, filled in as it goes."""
 
@@ -194,7 +186,7 @@ class _Draft:
         evidence = watch.contention(measured.steps)
         peak = device.peak_memory()
         check, unchecked = _checked(device, steps[0], self.case.tolerance(), wrong)
-        facts = self._facts(steps[0])
+        facts = self._facts(device, steps[0])
         reasons = {"energy": "not measured by this version", "telemetry": "not sampled by this version"}
         if peak.value is None:
             reasons["peak_memory_bytes"] = peak.reason
@@ -205,7 +197,6 @@ class _Draft:
         return msgspec.structs.replace(
             empty_record(self.case, self._job, "ok", None, self._started),
             identity=_identity(self.case, cache, self.launch),
-            work=Work.of(self.case.work(facts)),
             extras=self.case.extras() | facts,
             samples_s=_rounded(measured.samples_s),
             unsteady_s=_rounded(measured.unsteady_s),
@@ -229,10 +220,12 @@ class _Draft:
             ended=now(),
         )
 
-    def _facts(self, step: Step) -> Facts:
+    def _facts(self, device: Device, step: Step) -> Facts:
         """What the step tells of itself, asked once: a graph of it is the same work."""
         if self._found is None:
-            self._found = step.facts()
+            shares = step.shares() if self._job.round == 0 else {}
+            device.spoilt = device.spoilt or (bool(shares) and device.asynchronous)
+            self._found = step.facts() | shares
         return self._found
 
     def _flags(
@@ -261,7 +254,7 @@ def _checked(device: Device, step: Step, tolerance: float, wrong: float) -> tupl
     try:
         error = step.error()
     except Exception as problem:
-        if _is_out_of_memory(problem):
+        if is_out_of_memory(problem):
             return None, describe(problem)
         raise
     worst = max(error, wrong) if math.isfinite(error) and math.isfinite(wrong) else math.inf

@@ -27,6 +27,8 @@ FAST_GAIN = 1.25
 # noise would otherwise choose another rung each time, and nothing could be compared.
 SAME_SPEED = 2.0
 MOST_ROUNDS = 10
+# Of a process that a workload starts for itself, with its import of torch.
+START_S = 5.0
 SHORTEST_WINDOW = 0.25  # of the suite's own
 LONGEST_WINDOW = 10.0
 
@@ -39,6 +41,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     set: dict[str, Scalar | list[Scalar]] = {}
     step_s: float | None = None  # the largest rung is taken whose predicted step stays below
     take: int = 1  # how many rungs, from that one downward
+    protocol: str = ""  # instead of that of the workload's scale
 
 
 class Suite(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -47,7 +50,7 @@ class Suite(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     summary: str
     rounds: int
     timeout_s: float
-    protocols: dict[str, Protocol]  # by scale: micro, macro
+    protocols: dict[str, Protocol]  # by scale, micro and macro, and others that entries name
     cases: list[Entry]
 
 
@@ -57,6 +60,7 @@ class PlannedCase:
 
     case: Workload
     device: int
+    protocol: str  # its name
     fixed_s: float  # preparing, settling, checking: what no budget can shorten
     window_s: float
 
@@ -124,9 +128,13 @@ def load_suite(name: str) -> Suite:
         known = sorted(path.stem for path in _SUITES.glob("*.toml"))
         raise UserError(f"no suite is named '{name}': there are {', '.join(known)}")
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Suite)
+        suite = msgspec.toml.decode(path.read_bytes(), type=Suite)
     except (msgspec.MsgspecError, ValueError) as error:
         raise UserError(f"{path.name}: {error}") from None
+    for entry in suite.cases:
+        if entry.protocol and entry.protocol not in suite.protocols:
+            raise UserError(f"{path.name}: {entry.workload} names a protocol '{entry.protocol}' that is not there")
+    return suite
 
 
 def validate(request: Request) -> None:
@@ -142,7 +150,7 @@ def make(request: Request, speeds: list[Speeds], start_s: float) -> Plan:
     suite, entries = _chosen(request)
     refused: list[Refused] = []
     planned = _unique([
-        planned_case(part, device, device_speeds, suite.protocols)
+        planned_case(part, device, device_speeds, suite.protocols, entry.protocol)
         for entry in entries
         for device, device_speeds in enumerate(speeds)
         for case in _cases(entry, request, device_speeds, refused)
@@ -214,7 +222,7 @@ def _suite_name(request: Request) -> str:
 def _chosen(request: Request) -> tuple[Suite, list[Entry]]:
     """The suite, and those of its entries that were asked for."""
     suite = load_suite(_suite_name(request))
-    entries = [] if request.workloads else suite.cases
+    entries = [] if request.workloads else [one for one in suite.cases if _is_for_model(one.workload, request.model)]
     for wanted in request.workloads:
         if short := re.fullmatch(r"(pp|tg)(\d+)", wanted):
             entries = [*entries, _short_name(suite, short[1], int(short[2]))]
@@ -223,6 +231,14 @@ def _chosen(request: Request) -> tuple[Suite, list[Entry]]:
         entries = [*entries, *([one for one in suite.cases if one.workload == wanted] or [_own_entry(wanted)])]
     _check_settings(entries, request)
     return suite, entries
+
+
+def _is_for_model(name: str, wanted: str | None) -> bool:
+    """Whether a workload takes the kind of model that the user gave, dense or of experts; true where it has none."""
+    kind = workload.find(name)
+    if wanted is None or not hasattr(kind, "experts"):
+        return True
+    return bool(model.find(model.adopt(wanted)).num_experts) == bool(kind.experts)
 
 
 def _short_name(suite: Suite, kind: str, count: int) -> Entry:
@@ -358,16 +374,20 @@ def predicted_s(case: Workload, speeds: Speeds) -> float:
     return cost.least_s(flops_per_s, speeds.bytes_per_s) + cost.launches * speeds.launch_s
 
 
-def planned_case(case: Workload, device: int, speeds: Speeds, protocols: dict[str, Protocol]) -> PlannedCase:
-    """The case with a guess of its time on a device of these speeds."""
-    protocol = protocols[case.scale]
+def planned_case(
+    case: Workload, device: int, speeds: Speeds, protocols: dict[str, Protocol], name: str = ""
+) -> PlannedCase:
+    """The case with a guess of its time on a device of these speeds, by the protocol of that name or of its scale."""
+    name = name or case.scale
+    protocol = protocols[name]
     step_s = predicted_s(case, speeds)
     # Filling buffers with data and checking the output take about 80 times as long as reading the buffers once.
-    prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s
+    prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s + case.starts * START_S
     least_s = (protocol.settle_steps + 3) * step_s  # the first call, settling, checking
     return PlannedCase(
         case=case,
         device=device,
+        protocol=name,
         fixed_s=prepare_s + max(protocol.settle_s, least_s, HOLD_S if case.duty == "held" else 0.0),
         window_s=max(protocol.max_time_s, step_s),
     )

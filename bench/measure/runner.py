@@ -124,7 +124,10 @@ def new_session(laboratory: Laboratory, planned: plan.Plan, *, seed: int, argv: 
         rounds=planned.rounds,
         suite=planned.suite,
         protocols=planned.protocols,
-        plan=[Planned(workload=one.case.name, params=one.case.params(), device=one.device) for one in planned.cases],
+        plan=[
+            Planned(workload=one.case.name, params=one.case.params(), device=one.device, protocol=one.protocol)
+            for one in planned.cases
+        ],
         devices=laboratory.devices,
         speeds=laboratory.speeds,
         host=laboratory.host,
@@ -158,7 +161,7 @@ def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path
     journal = Journal(path)
     journal.append(session)
     for left_out, reason in planned.skipped:
-        job = _job(left_out.case, left_out.device, 0, planned.protocols)
+        job = _job(left_out.case, left_out.device, 0, planned.protocols[left_out.protocol])
         journal.append(empty_record(left_out.case, job, "skipped", reason, now()))
     for refused in planned.refused:
         journal.append(refused_record(refused.workload, refused.params, refused.reason, now()))
@@ -198,13 +201,14 @@ def ask(process: WorkerProcess, order: messages.Order, kind: type[Reply]) -> Rep
 
 
 def plan_of(session: Session, laboratory: Laboratory, timeout_s: float) -> plan.Plan:
-    """The plan that a session set out with, for resuming it."""
-    cases = [
-        plan.planned_case(
-            workload.case(one.workload, dict(one.params)), one.device, session.speeds[one.device], session.protocols
-        )
-        for one in session.plan
-    ]
+    """The plan that a session set out with, for resuming it. Raises UserError for one that cannot be carried out."""
+    cases = []
+    for one in session.plan:
+        case = workload.case(one.workload, dict(one.params))
+        name = one.protocol or case.scale
+        if name not in session.protocols or one.device >= len(session.speeds):
+            raise UserError(f"{case.label()}: the file's plan names a protocol or a device that is not in the file")
+        cases.append(plan.planned_case(case, one.device, session.speeds[one.device], session.protocols, name))
     return plan.Plan(
         suite=session.suite or "own",
         rounds=session.rounds,
@@ -267,7 +271,7 @@ class _Run:
     def _measure(self, process: WorkerProcess, planned: plan.PlannedCase, round_index: int) -> bool:
         """One case; False when the worker did not survive it."""
         case, started = planned.case, now()
-        job = _job(case, planned.device, round_index, self._plan.protocols)
+        job = _job(case, planned.device, round_index, self._plan.protocols[planned.protocol])
         self._progress.begin(case.label(), round_index, self._plan.rounds, max(0.0, self._left_s))
         kept: list[Record] = []
         alive = True
@@ -318,13 +322,13 @@ def _probe(process: WorkerProcess) -> Speeds:
     return ask(process, messages.Probe(), messages.Probed).speeds
 
 
-def _job(case: workload.Workload, device: int, round_index: int, protocols: dict[str, Any]) -> messages.Job:
+def _job(case: workload.Workload, device: int, round_index: int, protocol: record.Protocol) -> messages.Job:
     return messages.Job(
         workload=case.name,
         params=case.params(),
         device=device,
         round=round_index,
-        protocol=protocols[case.scale],
+        protocol=protocol,
     )
 
 

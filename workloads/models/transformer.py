@@ -1,252 +1,227 @@
 """One plain transformer for all macro workloads: built from a Model's shape, with random weights and no download.
 
 Names of tensors carry their dimensions:
-    B batch, S sequence, E hidden_size, H query heads, G key-value heads, D head_dim, F intermediate_size, V vocabulary,
-    C positions in the cache.
+    B batch, S sequence, E hidden_size, V vocabulary, T tokens of a batch
+
+A layer's parts lie beside this file: attention.py, mlp.py, norm.py, position.py, cache.py.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from bench.device import Device
 from bench.model import Model
-from workloads._attend import attend
-from workloads._reference import wide
+from workloads.models.attention import Attention, LatentAttention
+from workloads.models.cache import LatentCache, LayerCache, empty_caches
+from workloads.models.mlp import mlp
+from workloads.models.norm import norm
+from workloads.models.position import Alibi, Positions, Rotation, window_bias
+from workloads.models.recompute import Recompute, recomputed
+from workloads.models.reference import reference_layers, reference_logits
+
+__all__ = ["LatentCache", "LayerCache", "Transformer", "empty_caches", "reference_layers", "reference_logits"]
+
+Caches = Sequence[LayerCache] | Sequence[LatentCache]
 
 
 class Transformer(nn.Module):
     """Embedding, blocks, norm and head for sequences up to `length`, with seeded normal weights."""
 
+    # What of the blocks a backward pass works out again; see recompute.py.
+    recompute: Recompute = "none"
+
     def __init__(self, model: Model, device: Device, dtype: str, length: int) -> None:
         super().__init__()
         self.model = model
+        hidden, layers = model.hidden_size, model.num_hidden_layers
         # Built without memory, then given the device's data: default initialisation would take minutes for 8 B.
         with torch.device("meta"):
-            self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
-            self.positions = (
-                nn.Embedding(model.max_position_embeddings, model.hidden_size) if model.position == "learned" else None
-            )
-            self.blocks = nn.ModuleList(Block(model) for _ in range(model.num_hidden_layers))
-            self.norm = _norm(model, model.hidden_size)
-            self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
+            self.embedding = nn.Embedding(model.vocab_size, hidden)
+            num_positions = model.position_offset + model.max_position_embeddings
+            self.positions = nn.Embedding(num_positions, hidden) if model.position == "learned" else None
+            self.embedding_norm = norm(model, hidden) if model.embedding_norm else None
+            self.blocks = nn.ModuleList(block(model, layer) for layer in range(layers))
+            if model.query_layer:
+                self.blocks.append(QueryBlock(model))
+            self.norm = norm(model, hidden)
+            head = nn.Linear if model.logit_softcap is None else CappedLinear
+            self.head = head(hidden, model.vocab_size, bias=model.head_bias)
         _fill(self, device, dtype)
         if model.tie_word_embeddings:
             self.head.weight = self.embedding.weight
-        self.rotation = Rotation(model, device, length) if model.position == "rope" else None
+        if model.logit_softcap is not None:
+            self.head.cap = model.logit_softcap
+        self.embedding_scale = hidden**0.5 if model.embedding_scale else None
+        self.rotation, self.local_rotation = _rotations(model, device, length)
+        self.alibi = Alibi(model.num_attention_heads, device) if model.position == "alibi" else None
 
-    def forward(self, tokens_BS: Tensor, caches: "list[LayerCache] | None" = None, start: int = 0) -> Tensor:
+    def forward(self, tokens_BS: Tensor, caches: Caches | None = None, start: int = 0) -> Tensor:
         """Hidden states [B, S, E] of `tokens_BS`, which stand at positions `start` and after."""
-        x_BSE = self.embedding(tokens_BS)
-        if self.positions is not None:
-            x_BSE = x_BSE + self.positions.weight[start : start + tokens_BS.shape[1]]
-        for index, block in enumerate(self.blocks):
-            x_BSE = block(x_BSE, self.rotation, caches[index] if caches else None, start)
+        x_BSE = self._embed(tokens_BS, start)
+        full, windowed = self._places(tokens_BS.shape[1], start, x_BSE)
+        recompute = self.recompute != "none" and torch.is_grad_enabled()
+        for one, cache in zip(self.blocks, caches or repeat(None), strict=False):
+            positions = windowed if one.is_windowed else full
+            if recompute:
+                x_BSE = recomputed(one, self.recompute, x_BSE, positions, cache)
+            else:
+                x_BSE = one(x_BSE, positions, cache)
         normed_BSE: Tensor = self.norm(x_BSE)
         return normed_BSE
 
-    def loss(self, tokens_BS: Tensor, targets_BS: Tensor) -> Tensor:
-        """Mean cross-entropy in float32, a scalar."""
-        logits_BSV = self.head(self(tokens_BS))
-        return functional.cross_entropy(logits_BSV.float().flatten(0, 1), targets_BS.flatten())
+    def loss(self, tokens_BS: Tensor, targets_BS: Tensor, chunk: int | None = None) -> Tensor:
+        """Mean cross-entropy in float32, a scalar.
 
-    def next_logits(self, tokens_BS: Tensor, caches: "list[LayerCache]", start: int) -> Tensor:
+        With `chunk` the head takes so many tokens at a time, and takes them again in the backward pass: logits of all
+        tokens, the largest tensor of a training step with a large vocabulary, never exist.
+        """
+        x_BSE = self(tokens_BS)
+        if chunk is None:
+            return functional.cross_entropy(self.head(x_BSE).float().flatten(0, 1), targets_BS.flatten())
+        pairs = zip(x_BSE.flatten(0, 1).split(chunk), targets_BS.flatten().split(chunk), strict=True)
+        losses = [checkpoint(self._summed_loss, *pair, use_reentrant=False, preserve_rng_state=False) for pair in pairs]
+        return torch.stack(losses).sum() / targets_BS.numel()
+
+    def next_logits(self, tokens_BS: Tensor, caches: Caches, start: int) -> Tensor:
         """Logits [B, V] after the last token; keys and values of `tokens_BS` are left in the caches."""
         logits_BV: Tensor = self.head(self(tokens_BS, caches, start)[:, -1])
         return logits_BV
+
+    def _summed_loss(self, x_TE: Tensor, targets_T: Tensor) -> Tensor:
+        return functional.cross_entropy(self.head(x_TE).float(), targets_T, reduction="sum")
+
+    def _embed(self, tokens_BS: Tensor, start: int) -> Tensor:
+        x_BSE: Tensor = self.embedding(tokens_BS)
+        if self.embedding_scale is not None:
+            x_BSE = x_BSE * self.embedding_scale
+        if self.positions is not None:
+            first = start + self.model.position_offset
+            x_BSE = x_BSE + self.positions.weight[first : first + tokens_BS.shape[1]]
+        return x_BSE if self.embedding_norm is None else self.embedding_norm(x_BSE)
+
+    def _places(self, length: int, start: int, x_BSE: Tensor) -> tuple[Positions, Positions]:
+        """For layers that see all, and for those with a window. In the type that queries have, under autocast too."""
+        stop, dtype, kind = start + length, x_BSE.dtype, x_BSE.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        angles = None if self.rotation is None else self.rotation.at(start, stop, dtype)
+        bias = None if self.alibi is None else self.alibi.at(start, stop, dtype)
+        full = Positions(start, angles, bias)
+        window = self.model.sliding_window
+        if window is None:
+            return full, full
+        if self.local_rotation is not None:
+            angles = self.local_rotation.at(start, stop, dtype)
+        is_longer = length > window
+        return full, Positions(start, angles, window_bias(window, x_BSE.device, dtype) if is_longer else None)
+
+
+def block(model: Model, layer: int) -> nn.Module:
+    """A layer, counted from 0, as the model arranges it."""
+    if model.block != "serial":
+        return ParallelBlock(model, layer)
+    return {"pre": Block, "post": PostNormBlock, "both": SandwichBlock}[model.norm_place](model, layer)
 
 
 class Block(nn.Module):
     """Attention and MLP, each after a norm and added to the stream."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, layer: int) -> None:
         super().__init__()
-        self.attention_norm = _norm(model, model.hidden_size)
-        self.attention = Attention(model)
-        self.mlp_norm = _norm(model, model.hidden_size)
-        self.mlp = GatedMlp(model) if model.hidden_act == "silu" else Mlp(model)
+        self.is_windowed = layer < model.num_hidden_layers and model.is_windowed(layer)
+        self.attention_norm = norm(model, model.hidden_size)
+        if model.kv_lora_rank is not None:
+            self.attention: nn.Module = LatentAttention(model)
+        else:
+            self.attention = Attention(model, model.sliding_window if self.is_windowed else None)
+        self.mlp_norm = norm(model, model.hidden_size)
+        self.mlp = mlp(model, layer)
 
-    def forward(self, x_BSE: Tensor, rotation: "Rotation | None", cache: "LayerCache | None", start: int) -> Tensor:
+    def forward(self, x_BSE: Tensor, positions: Positions, cache: LayerCache | LatentCache | None) -> Tensor:
         """The stream [B, S, E] after this block."""
-        x_BSE = x_BSE + self.attention(self.attention_norm(x_BSE), rotation, cache, start)
+        x_BSE = x_BSE + self.attention(self.attention_norm(x_BSE), positions, cache)
         return x_BSE + self.mlp(self.mlp_norm(x_BSE))
 
 
-class Attention(nn.Module):
-    """Causal attention with grouped queries (Ainslie et al. 2023)."""
+class PostNormBlock(Block):
+    """Attention and MLP read the stream as it is, and what they add to it is normed (OLMo 2)."""
+
+    def forward(self, x_BSE: Tensor, positions: Positions, cache: LayerCache | LatentCache | None) -> Tensor:
+        """The stream [B, S, E] after this block."""
+        x_BSE = x_BSE + self.attention_norm(self.attention(x_BSE, positions, cache))
+        return x_BSE + self.mlp_norm(self.mlp(x_BSE))
+
+
+class SandwichBlock(Block):
+    """Norms before attention and MLP, and on what they add to the stream (Gemma 2)."""
+
+    def __init__(self, model: Model, layer: int) -> None:
+        super().__init__(model, layer)
+        self.attention_out_norm = norm(model, model.hidden_size)
+        self.mlp_out_norm = norm(model, model.hidden_size)
+
+    def forward(self, x_BSE: Tensor, positions: Positions, cache: LayerCache | LatentCache | None) -> Tensor:
+        """The stream [B, S, E] after this block."""
+        x_BSE = x_BSE + self.attention_out_norm(self.attention(self.attention_norm(x_BSE), positions, cache))
+        return x_BSE + self.mlp_out_norm(self.mlp(self.mlp_norm(x_BSE)))
+
+
+class ParallelBlock(Block):
+    """Attention and MLP read the same stream (GPT-J), after one norm for both or one for each."""
+
+    def __init__(self, model: Model, layer: int) -> None:
+        super().__init__(model, layer)
+        self.has_one_norm = model.block == "parallel_one_norm"
+        if self.has_one_norm:
+            self.mlp_norm = self.attention_norm
+
+    def forward(self, x_BSE: Tensor, positions: Positions, cache: LayerCache | LatentCache | None) -> Tensor:
+        """The stream [B, S, E] after this block."""
+        y_BSE = self.attention_norm(x_BSE)
+        z_BSE = y_BSE if self.has_one_norm else self.mlp_norm(x_BSE)
+        return x_BSE + self.attention(y_BSE, positions, cache) + self.mlp(z_BSE)
+
+
+class QueryBlock(Block):
+    """A layer on top whose queries are learned for each position (PanGu-alpha 2021, section 2.2)."""
 
     def __init__(self, model: Model) -> None:
-        super().__init__()
-        heads, groups, head_dim = model.num_attention_heads, model.num_key_value_heads, model.head_dim
-        self.head_dim = head_dim
-        self.query = nn.Linear(model.hidden_size, heads * head_dim, bias="qkv" in model.attention_bias)
-        self.key = nn.Linear(model.hidden_size, groups * head_dim, bias="qkv" in model.attention_bias)
-        self.value = nn.Linear(model.hidden_size, groups * head_dim, bias="qkv" in model.attention_bias)
-        self.output = nn.Linear(heads * head_dim, model.hidden_size, bias="o" in model.attention_bias)
-        self.query_norm = _norm(model, head_dim) if model.qk_norm == "head" else None
-        self.key_norm = _norm(model, head_dim) if model.qk_norm == "head" else None
+        super().__init__(model, model.num_hidden_layers)
+        assert model.block == "serial" and model.norm_place == "pre" and model.kv_lora_rank is None
+        self.queries = nn.Embedding(model.max_position_embeddings, model.hidden_size)
 
-    def forward(self, x_BSE: Tensor, rotation: "Rotation | None", cache: "LayerCache | None", start: int) -> Tensor:
-        """Attends to the sequence itself, or with a cache to everything up to it."""
-        q_BSHD, k_BSGD, v_BSGD = (
-            projection(x_BSE).unflatten(-1, (-1, self.head_dim)) for projection in (self.query, self.key, self.value)
-        )
-        if self.query_norm is not None and self.key_norm is not None:
-            q_BSHD, k_BSGD = self.query_norm(q_BSHD), self.key_norm(k_BSGD)
-        q_BHSD, k_BGSD, v_BGSD = q_BSHD.transpose(1, 2), k_BSGD.transpose(1, 2), v_BSGD.transpose(1, 2)
-        if rotation is not None:
-            angles = rotation.at(start, start + x_BSE.shape[1], q_BHSD.dtype)
-            q_BHSD, k_BGSD = rotate(q_BHSD, *angles), rotate(k_BGSD, *angles)
-        if cache is not None:
-            # torch's causal mask stands at the top left: after a filled cache it suits a single token only.
-            assert start == 0 or x_BSE.shape[1] == 1, "after a filled cache, one token at a time"
-            k_BGSD, v_BGSD = cache.extend(k_BGSD, v_BGSD, start)
-        out_BHSD = attend(q_BHSD, k_BGSD, v_BGSD, is_causal=start == 0)
-        out_BSE: Tensor = self.output(out_BHSD.transpose(1, 2).flatten(2))
-        return out_BSE
+    def forward(self, x_BSE: Tensor, positions: Positions, cache: LayerCache | LatentCache | None) -> Tensor:
+        """The stream [B, S, E] after this block."""
+        start, length = positions.start, x_BSE.shape[1]
+        asking_BSE = self.queries.weight[start : start + length].expand(x_BSE.shape[0], -1, -1)
+        x_BSE = x_BSE + self.attention(self.attention_norm(x_BSE), positions, cache, asking_BSE)
+        return x_BSE + self.mlp(self.mlp_norm(x_BSE))
 
 
-class GatedMlp(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
+class CappedLinear(nn.Linear):
+    """A head whose logits stay within `cap`: cap · tanh(logit / cap) (Gemma 2)."""
 
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.gate = nn.Linear(model.hidden_size, model.intermediate_size, bias=model.mlp_bias)
-        self.up = nn.Linear(model.hidden_size, model.intermediate_size, bias=model.mlp_bias)
-        self.down = nn.Linear(model.intermediate_size, model.hidden_size, bias=model.mlp_bias)
+    cap: float
 
     def forward(self, x_BSE: Tensor) -> Tensor:
-        """[B, S, E] to [B, S, E]."""
-        out_BSE: Tensor = self.down(functional.silu(self.gate(x_BSE)) * self.up(x_BSE))
-        return out_BSE
+        """[..., E] to [..., V]."""
+        return torch.tanh(super().forward(x_BSE) / self.cap) * self.cap
 
 
-class Mlp(nn.Module):
-    """Two linear layers and GELU, by its tanh form as GPT-2 has it."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.up = nn.Linear(model.hidden_size, model.intermediate_size, bias=model.mlp_bias)
-        self.down = nn.Linear(model.intermediate_size, model.hidden_size, bias=model.mlp_bias)
-
-    def forward(self, x_BSE: Tensor) -> Tensor:
-        """[B, S, E] to [B, S, E]."""
-        out_BSE: Tensor = self.down(functional.gelu(self.up(x_BSE), approximate="tanh"))
-        return out_BSE
-
-
-class Rotation:
-    """Rotary position embedding (Su et al. 2021), the two halves of a head rotated against each other as in Llama."""
-
-    def __init__(self, model: Model, device: Device, length: int) -> None:
-        half = torch.arange(0, model.head_dim, 2, device=device.torch_device, dtype=torch.float32) / model.head_dim
-        inverse = model.rope_theta**-half
-        positions = torch.arange(length, device=device.torch_device, dtype=torch.float32)
-        self.angles_CD = torch.outer(positions, inverse).repeat(1, 2)
-        self._by_dtype: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
-
-    def at(self, start: int, stop: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [S, D] of the positions."""
-        if dtype not in self._by_dtype:
-            self._by_dtype[dtype] = self.angles_CD.cos().to(dtype), self.angles_CD.sin().to(dtype)
-        cosine_CD, sine_CD = self._by_dtype[dtype]
-        return cosine_CD[start:stop], sine_CD[start:stop]
-
-
-def rotate(x_BHSD: Tensor, cosine_SD: Tensor, sine_SD: Tensor) -> Tensor:
-    """`x_BHSD` turned by its positions' angles."""
-    first, second = x_BHSD.chunk(2, dim=-1)
-    return x_BHSD * cosine_SD + torch.cat((-second, first), dim=-1) * sine_SD
-
-
-@dataclass(frozen=True)
-class LayerCache:
-    """Keys and values of one layer, [B, G, C, D] each.
-
-    One tensor per layer: a single stacked tensor is copied whole for each layer under torch.compile.
-    """
-
-    keys_BGCD: Tensor
-    values_BGCD: Tensor
-
-    def extend(self, k_BGSD: Tensor, v_BGSD: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Writes at `start` and gives everything up to there."""
-        stop = start + k_BGSD.shape[2]
-        self.keys_BGCD[:, :, start:stop] = k_BGSD
-        self.values_BGCD[:, :, start:stop] = v_BGSD
-        return self.keys_BGCD[:, :, :stop], self.values_BGCD[:, :, :stop]
-
-
-def empty_caches(model: Model, device: Device, dtype: str, batch: int, length: int) -> list[LayerCache]:
-    """A cache of normal numbers for each layer: what a filled cache looks like to the memory system."""
-    shape = (batch, model.num_key_value_heads, length, model.head_dim)
-    return [
-        LayerCache(device.normal(*shape, dtype=dtype), device.normal(*shape, dtype=dtype))
-        for _ in range(model.num_hidden_layers)
-    ]
-
-
-def reference_layers(transformer: Transformer, tokens_S: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The same arithmetic in float64, written out plainly: for each layer its keys and values [G, S, D] and
-    the stream [S, E] after it. Weights are widened one layer at a time, so a large model needs little extra memory.
-    """
-    model, length = transformer.model, tokens_S.shape[0]
-    x_SE = wide(transformer.embedding.weight[tokens_S])
-    if transformer.positions is not None:
-        x_SE = x_SE + wide(transformer.positions.weight[:length])
-    future_SS = torch.ones(length, length, dtype=torch.bool, device=x_SE.device).triu(1)
-    group = model.num_attention_heads // model.num_key_value_heads
-    for block in transformer.blocks:
-        attention, mlp = block.attention, block.mlp
-        y_SE = _wide_norm(block.attention_norm, x_SE)
-        q_HSD, k_GSD, v_GSD = (
-            _wide_linear(projection, y_SE).unflatten(-1, (-1, model.head_dim)).transpose(0, 1)
-            for projection in (attention.query, attention.key, attention.value)
-        )
-        if attention.query_norm is not None:
-            q_HSD, k_GSD = _wide_norm(attention.query_norm, q_HSD), _wide_norm(attention.key_norm, k_GSD)
-        if transformer.rotation is not None:
-            angles_SD = wide(transformer.rotation.angles_CD[:length])
-            q_HSD, k_GSD = (rotate(x, angles_SD.cos(), angles_SD.sin()) for x in (q_HSD, k_GSD))
-        scores_HSS = q_HSD @ k_GSD.repeat_interleave(group, 0).mT * model.head_dim**-0.5
-        mixed_HSD = scores_HSS.masked_fill(future_SS, float("-inf")).softmax(-1) @ v_GSD.repeat_interleave(group, 0)
-        x_SE = x_SE + _wide_linear(attention.output, mixed_HSD.transpose(0, 1).flatten(1))
-        y_SE = _wide_norm(block.mlp_norm, x_SE)
-        if isinstance(mlp, GatedMlp):
-            hidden_SF = functional.silu(_wide_linear(mlp.gate, y_SE)) * _wide_linear(mlp.up, y_SE)
-        else:
-            hidden_SF = functional.gelu(_wide_linear(mlp.up, y_SE), approximate="tanh")
-        x_SE = x_SE + _wide_linear(mlp.down, hidden_SF)
-        yield k_GSD, v_GSD, x_SE
-
-
-def reference_logits(transformer: Transformer, tokens_S: Tensor) -> Tensor:
-    """Logits [S, V] in float64; see `reference_layers`."""
-    *_, (_, _, x_SE) = reference_layers(transformer, tokens_S)
-    return _wide_linear(transformer.head, _wide_norm(transformer.norm, x_SE))
-
-
-def _wide_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    assert isinstance(layer, nn.Linear)
-    out = x @ wide(layer.weight).T
-    return out if layer.bias is None else out + wide(layer.bias)
-
-
-def _wide_norm(layer: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(layer, nn.LayerNorm):
-        x = x - x.mean(-1, keepdim=True)
-    assert isinstance(layer, nn.LayerNorm | nn.RMSNorm) and layer.eps is not None
-    out = x * (x.square().mean(-1, keepdim=True) + layer.eps).rsqrt() * wide(layer.weight)
-    return out + wide(layer.bias) if isinstance(layer, nn.LayerNorm) else out
-
-
-def _norm(model: Model, size: int) -> nn.Module:
-    if model.norm == "layer_norm":
-        return nn.LayerNorm(size, eps=model.norm_eps)
-    return nn.RMSNorm(size, eps=model.norm_eps)
+def _rotations(model: Model, device: Device, length: int) -> tuple[Rotation | None, Rotation | None]:
+    """Of all layers, and of those with a window where it differs."""
+    if model.rope_theta is None:
+        return None, None
+    size = model.qk_rope_head_dim or model.rotary_dim or model.head_dim
+    local = model.rope_local_theta
+    return Rotation(model.rope_theta, size, device, length), (
+        None if local is None else Rotation(local, size, device, length)
+    )
 
 
 def _fill(module: nn.Module, device: Device, dtype: str) -> None:
@@ -255,10 +230,11 @@ def _fill(module: nn.Module, device: Device, dtype: str) -> None:
     For a linear layer that keeps the spread of its input; an embedding row gets length one, which suits it as a head.
     """
     for layer in module.modules():
+        is_norm = isinstance(layer, nn.LayerNorm | nn.RMSNorm)
         for name, parameter in list(layer.named_parameters(recurse=False)):
             shape = parameter.shape
-            spread = shape[1] ** -0.5 if len(shape) == 2 else 0.02
-            tensor = device.normal(*shape, dtype=dtype, std=spread)
-            if len(shape) == 1 and name == "weight":
+            is_matrix = len(shape) > 1 and not is_norm and "bias" not in name
+            tensor = device.normal(*shape, dtype=dtype, std=shape[-1] ** -0.5 if is_matrix else 0.02)
+            if is_norm and name == "weight":
                 tensor += 1
-            setattr(layer, name, nn.Parameter(tensor))
+            setattr(layer, name, nn.Parameter(tensor, requires_grad=parameter.requires_grad))
