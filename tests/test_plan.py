@@ -219,7 +219,7 @@ def test_more_time_buys_rounds_and_then_windows() -> None:
     assert hour.rounds == plan.MOST_ROUNDS and stretch(hour) == plan.LONGEST_WINDOW
     assert labels(hour) == labels(whole)
     assert hour.estimate_s < 3600  # more of quick would be no better: there is full for that
-    between = made(suite="quick", budget_s=300)
+    between = made(suite="quick", budget_s=400)
     assert between.rounds == plan.MOST_ROUNDS and 1 < stretch(between) < plan.LONGEST_WINDOW
 
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from bench import device as devices
 from bench import model, workload
 from bench.device import Device
-from bench.errors import UserError
+from bench.errors import Unsupported, UserError
 from bench.workload import FLOATS, Scalar, Workload
 
 WORKLOADS = workload.names()
@@ -27,21 +27,56 @@ WORKLOADS = workload.names()
 # A second case of each, other than its smoke case in kind: without grouped queries, with biases, oblong. A workload
 # that is not here is looked at in its smoke case alone.
 OTHER: dict[str, dict[str, Scalar]] = {
-    "attention": {"batch": 1, "num_heads": 3, "num_kv_heads": 3, "seq": 37, "head_dim": 16, "dtype": "float32"},
     "decode": {"model": "miniature", "batch": 3, "context": 11, "dtype": "float32"},
     "launch_overhead": {"num_launches": 3, "dtype": "float32"},
     "matmul": {"m": 1, "n": 130, "k": 7, "dtype": "float32"},
     "memory_copy": {"num_bytes": 4 * 1013, "dtype": "float32"},
     "prefill": {"model": "miniature", "batch": 1, "prompt": 19, "dtype": "float32"},
-    "rms_norm": {"tokens": 7, "hidden_size": 33, "dtype": "float32"},
     "train_step": {"model": "miniature", "batch": 2, "seq": 13, "dtype": "float32", "accumulate": 2},
     "moe_train_step": {"model": "tiny-moe", "batch": 2, "seq": 13, "dtype": "float32", "layers": 2},
     "moe_decode": {"model": "tiny-moe", "batch": 3, "context": 11, "dtype": "float32", "layers": 2},
     "finetune_step": {
-        "model": "tiny", "batch": 2, "seq": 13, "dtype": "float32", "method": "qlora", "rank": 3, "accumulate": 2,
+        "model": "tiny",
+        "batch": 2,
+        "seq": 13,
+        "dtype": "float32",
+        "method": "qlora",
+        "rank": 3,
+        "accumulate": 2,
     },
     "memory_frontier": {"model": "miniature", "batch": 1, "seq": 13, "dtype": "float32", "most": 1},
-}  # fmt: skip
+    # The blocks of a transformer, with their gradients.
+    "attention": {
+        "batch": 1,
+        "num_heads": 3,
+        "num_kv_heads": 3,
+        "seq": 37,
+        "head_dim": 16,
+        "dtype": "float32",
+        "backward": True,
+    },
+    "cross_entropy": {"tokens": 7, "vocab_size": 33, "dtype": "float32", "backward": False},
+    "decode_attention": {
+        "batch": 3,
+        "num_heads": 3,
+        "num_kv_heads": 3,
+        "context": 37,
+        "head_dim": 16,
+        "dtype": "float32",
+    },
+    "layer_norm": {"tokens": 7, "hidden_size": 33, "dtype": "float32", "backward": True},
+    "linear_cross_entropy": {
+        "tokens": 1500,
+        "hidden_size": 7,
+        "vocab_size": 33,
+        "dtype": "float32",
+        "implementation": "chunked",
+    },
+    "rms_norm": {"tokens": 7, "hidden_size": 33, "dtype": "float32", "backward": True},
+    "rope": {"tokens": 7, "num_heads": 3, "num_kv_heads": 1, "head_dim": 6, "dtype": "float32", "backward": True},
+    "softmax": {"rows": 7, "columns": 33, "dtype": "float32", "backward": True},
+    "swiglu": {"tokens": 7, "intermediate_size": 33, "dtype": "float32", "backward": True},
+}
 MINIATURE = """
 hidden_size = 48
 intermediate_size = 80
@@ -199,6 +234,182 @@ def test_attention_that_sees_the_future_is_caught(name: str, cpu: Device, monkey
     assert not cpu.prepare(case).error() <= case.tolerance()
 
 
+# Gradients
+
+
+DIFFERENTIATED = [name for name in WORKLOADS if "backward" in workload.parameters(workload.find(name))]
+IMPLEMENTATIONS = ["unfused", "chunked", "fused"]
+WITH_GRADIENTS = [pytest.param(name, {"backward": True}, id=name) for name in DIFFERENTIATED] + [
+    pytest.param("linear_cross_entropy", {"implementation": one}, id=f"linear_cross_entropy-{one}")
+    for one in IMPLEMENTATIONS
+    if one != "fused" or hasattr(torch.nn, "LinearCrossEntropyOptions")
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("name", "changes"), WITH_GRADIENTS)
+def test_gradients_are_right_in_every_type(name: str, changes: dict[str, Scalar], dtype: str, cpu: Device) -> None:
+    if changes.get("implementation") == "fused" and dtype == "float16":
+        pytest.skip("refused: see below")
+    for which in ("smoke", "other"):
+        case = case_of(name, which, dtype=dtype, **changes)
+        cpu.seed(1)
+        assert cpu.prepare(case).error() <= case.tolerance()
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+@pytest.mark.parametrize(("name", "changes"), WITH_GRADIENTS)
+def test_a_wrong_step_with_gradients_is_caught(name: str, changes: Any, spoil: str, cpu: Device) -> None:
+    cpu.seed(0)
+    case = case_of(name, **changes)
+    step = cpu.prepare(case)
+    with torch.no_grad(), Corrupted(SPOILS[spoil]):
+        assert not step.error() <= case.tolerance()
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_each_gradient_alone_is_looked_at(name: str, spoil: str, cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = torch.autograd.grad
+    count, spoilt = 0, 0
+
+    def spoiling(*args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        nonlocal count
+        gradients = honest(*args, **options)
+        if gradients[0].dtype == torch.float32:  # the reference is float64
+            count = len(gradients)
+            SPOILS[spoil](gradients[spoilt])
+        return gradients
+
+    monkeypatch.setattr(torch.autograd, "grad", spoiling)
+    case = case_of(name, backward=True)
+    for place in range(4):
+        spoilt = min(place, max(0, count - 1))
+        cpu.seed(0)
+        assert not cpu.prepare(case).error() <= case.tolerance(), place
+    assert count >= 1
+
+
+@pytest.mark.parametrize("kept", range(3))
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_each_result_of_a_chunked_loss_is_looked_at(kept: int, spoil: str, cpu: Device) -> None:
+    from workloads import linear_cross_entropy as module
+
+    case = case_of("linear_cross_entropy", "other")
+    hidden_TE, weight_VE = cpu.normal(1500, 7, dtype="float32"), cpu.normal(33, 7, dtype="float32", std=7**-0.5)
+    targets_T = cpu.tokens(1500, vocab_size=33)
+    run, results = module._chunked(hidden_TE, weight_VE, targets_T)
+    run()
+    assert max(module._errors(results, hidden_TE, weight_VE, targets_T)) <= case.tolerance()
+    SPOILS[spoil](results[kept])
+    assert not max(module._errors(results, hidden_TE, weight_VE, targets_T)) <= case.tolerance()
+
+
+def test_a_gradient_of_words_that_are_no_target_is_looked_at(cpu: Device) -> None:
+    from workloads import linear_cross_entropy as module
+
+    hidden_TE, weight_VE = cpu.normal(9, 16, dtype="float32"), cpu.normal(3000, 16, dtype="float32", std=0.25)
+    targets_T = cpu.tokens(9, vocab_size=3000)
+    run, results = module._chunked(hidden_TE, weight_VE, targets_T)
+    run()
+    others_V = torch.ones(3000, dtype=torch.bool)
+    others_V[targets_T] = False
+    results[2][others_V] = 0
+    assert max(module._errors(results, hidden_TE, weight_VE, targets_T)) > 0.5
+
+
+def test_an_attention_with_gradients_that_sees_the_future_is_caught(
+    cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = torch.nn.functional.scaled_dot_product_attention
+    seeing = lambda *args, **options: honest(*args, **{**options, "is_causal": False})  # noqa: E731
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seeing)
+    cpu.seed(0)
+    case = case_of("attention", backward=True)
+    assert not cpu.prepare(case).error() <= case.tolerance()
+
+
+ONE_TOKEN: list[tuple[str, dict[str, Scalar]]] = [
+    ("attention", {"batch": 1, "seq": 1}),
+    ("attention", {"batch": 1, "seq": 1, "backward": True}),
+    ("decode_attention", {"batch": 1, "context": 1}),
+    *((name, {"tokens": 1, "backward": True}) for name in DIFFERENTIATED if name not in ("attention", "softmax")),
+    ("softmax", {"rows": 1, "columns": 1, "backward": True}),
+    ("cross_entropy", {"vocab_size": 1}),
+    *(("linear_cross_entropy", {"tokens": 1, "implementation": one}) for one in ("unfused", "chunked")),
+    ("linear_cross_entropy", {"vocab_size": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), ONE_TOKEN)
+def test_one_token_one_key_and_one_word_are_cases_too(name: str, changes: dict[str, Scalar], cpu: Device) -> None:
+    cpu.seed(0)
+    case = case_of(name, **changes)
+    assert cpu.prepare(case).error() <= case.tolerance()
+
+
+def test_a_chunked_loss_never_holds_all_logits(cpu: Device) -> None:
+    largest = {}
+    for one in ("unfused", "chunked"):
+        case = case_of("linear_cross_entropy", tokens=2500, hidden_size=16, vocab_size=512, implementation=one)
+        sizes_seen: list[int] = []
+        run = cpu.prepare(case).run
+        with Corrupted(lambda result, seen=sizes_seen: seen.append(result.numel())):  # type: ignore[misc]
+            run()
+        largest[one] = max(sizes_seen)
+    assert largest == {"unfused": 2500 * 512, "chunked": 1024 * 512}
+    less, more = (
+        case_of("linear_cross_entropy", tokens=8192, vocab_size=128256, implementation=one).memory_bytes()
+        for one in ("chunked", "unfused")
+    )
+    assert less < more / 4
+
+
+def test_a_loss_that_float16_cannot_hold_is_unsupported(cpu: Device) -> None:
+    with pytest.raises(Unsupported, match=r"float16|came with 2\.13"):
+        cpu.prepare(case_of("linear_cross_entropy", dtype="float16", implementation="fused"))
+
+
+# Back ends of attention
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("asked", "found"), [("auto", "flash"), ("flash", "flash"), ("math", "math")])
+def test_the_back_end_is_named(asked: str, found: str, backward: bool, cpu: Device) -> None:
+    case = case_of("attention", backend=asked, backward=backward)
+    step = cpu.prepare(case)
+    assert step.error() <= case.tolerance()
+    assert step.facts() == {"backend": found}
+
+
+@pytest.mark.parametrize("backend", ["cudnn", "efficient"])
+def test_a_back_end_that_is_not_here_is_unsupported(backend: str, cpu: Device) -> None:
+    with pytest.raises(Unsupported, match=f"torch has no {backend} attention"):
+        cpu.prepare(case_of("attention", backend=backend)).run()
+
+
+def test_another_back_end_than_asked_for_is_wrong(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.attention, "sdpa_kernel", lambda _: torch.no_grad())
+    step = cpu.prepare(case_of("attention", backend="flash"))
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        assert step.error() == math.inf
+    finally:
+        torch.backends.cuda.enable_flash_sdp(True)
+
+
+def test_what_is_computed_anew_is_told_apart_from_the_task() -> None:
+    whole = case_of("attention", backward=True)
+    assert whole.cost().attention_flops == 3 * case_of("attention").cost().attention_flops
+    assert 2 * whole.cost().recomputed_flops == case_of("attention").cost().attention_flops
+    assert whole.work({"backend": "math"}).recomputed_flops == 0 == case_of("attention").cost().recomputed_flops
+    assert whole.work({"backend": "flash"}) == whole.work({}) == whole.cost()
+
+
+def test_heads_that_rotate_have_two_halves() -> None:
+    assert "even number" in refusal("rope", {**workload.find("rope").smoke, "head_dim": 5})
+
+
 def test_training_that_learns_nothing_is_caught(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
     assert cpu.prepare(case_of("train_step")).error() == math.inf
@@ -315,7 +526,6 @@ def _training(case: Any, gemm: int) -> tuple[int, int, Fraction]:
 #   four, twice the forward pass, since recomputation is not the model's own arithmetic. Forward and backward: 6 of 7.
 EXPECTED: dict[str, Callable[[Any], tuple[int, int, Fraction]]] = {
     "matmul": lambda c: (2 * c.m * c.n * c.k, 0, Fraction(1)),
-    "attention": lambda c: (0, 4 * c.batch * c.num_heads * c.head_dim * c.seq**2, Fraction(c.seq + 1, 2 * c.seq)),
     "prefill": lambda c: (
         _linear(c, c.batch * c.prompt, c.batch),
         _model_attention(c, c.prompt, c.prompt),
@@ -327,6 +537,14 @@ EXPECTED: dict[str, Callable[[Any], tuple[int, int, Fraction]]] = {
     "memory_frontier": lambda c: _training(c, 3 * _linear(c, c.tokens, c.tokens)),
     "finetune_step": lambda c: _training(c, _adapters(c)),
     "moe_decode": lambda c: (_linear(c, c.batch, c.batch), _model_attention(c, 1, c.context + 1), Fraction(1)),
+    # The blocks of a transformer.
+    "attention": lambda c: (
+        0,
+        4 * c.batch * c.num_heads * c.head_dim * c.seq**2 * (7 if c.backward else 2) // 2,
+        Fraction(c.seq + 1, 2 * c.seq) * (Fraction(6, 7) if c.backward else 1),
+    ),
+    "decode_attention": lambda c: (0, 4 * c.batch * c.num_heads * c.head_dim * c.context, Fraction(1)),
+    "linear_cross_entropy": lambda c: (6 * c.tokens * c.hidden_size * c.vocab_size, 0, Fraction(1)),
 }
 
 
@@ -391,6 +609,9 @@ def test_wrong_values_are_refused_in_one_sentence(name: str) -> None:
     for key, kind in workload.kinds(workload.find(name)).items():
         if choices := typing.get_args(kind):
             assert ", ".join(choices) in refusal(name, {**smoke, key: "sideways"})
+        if kind is bool:
+            for wrong in (0, 1, "true", 0.0):
+                assert "needs true or false there" in refusal(name, {**smoke, key: wrong})
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -403,8 +624,9 @@ def test_unknown_and_missing_parameters_are_named(name: str) -> None:
             assert f"'{field.name}'" in refusal(name, {key: smoke[key] for key in smoke if key != field.name})
 
 
-def test_heads_that_do_not_divide_are_refused() -> None:
-    assert "no multiple" in refusal("attention", {**workload.find("attention").smoke, "num_kv_heads": 3})
+@pytest.mark.parametrize("name", ["attention", "decode_attention"])
+def test_heads_that_do_not_divide_are_refused(name: str) -> None:
+    assert "no multiple" in refusal(name, {**workload.find(name).smoke, "num_kv_heads": 3})
 
 
 @pytest.mark.parametrize(("name", "length"), [("prefill", "prompt"), ("decode", "context"), ("train_step", "seq")])

@@ -15,9 +15,10 @@ def wide(tensor: "torch.Tensor") -> "torch.Tensor":
 def relative_error(out: "torch.Tensor", reference: "torch.Tensor") -> float:
     """||out - reference|| / ||reference|| for a float64 reference; NaN or infinity anywhere in `out` gives infinity.
 
-    Not NaN, which the `max` of several errors may lose: max(0.0, nan) is 0.0.
+    Not NaN, which the `max` of several errors may lose: max(0.0, nan) is 0.0. Of a reference that is zero, such as the
+    gradient of a softmax of one number, it is ||out|| itself.
     """
-    error = float((wide(out).to(reference.device) - reference).norm() / reference.norm())
+    error = float((wide(out).to(reference.device) - reference).norm() / (reference.norm() or 1.0))
     return error if math.isfinite(error) else math.inf
 
 
