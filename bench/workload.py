@@ -96,6 +96,11 @@ class Workload(ABC):
         """How the load is kept up: without pause; after a rest before each sample; or held for a while beforehand."""
         return "sustained"
 
+    @property
+    def waits(self) -> bool:
+        """Whether a call returns only when its work is done, on every device: launch and execution are one time."""
+        return False
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         if self.dtype not in self.dtypes:

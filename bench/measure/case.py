@@ -4,6 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,6 +49,8 @@ def measure(device: Device, job: Job, seed: int, watch: contention.HostWatch) ->
             raise Unsupported("a burst needs buffers that rotate, and there is too little memory for them")
         runs, blocks = [step.run for step in steps], case.scale == "macro"
         eager = timer.measure(device, runs, job.protocol, blocks=blocks, lead=flush, duty=case.duty, observer=watch)
+        if case.waits:
+            eager = replace(eager, enqueue_s=None)
         yield draft.measured(device, steps, eager, cache, watch)
         if eager.launch_bound:
             yield from _without_launches(device, steps, job.protocol, eager, cache, watch, draft)
