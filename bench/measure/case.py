@@ -71,7 +71,8 @@ def _prepare(device: Device, case: Workload) -> tuple[list[Step], str]:
     if not case.rotate:
         return [first], "warm"
     working_set = case.memory_bytes()
-    wanted = math.ceil(COLD_FACTOR * device.cache_bytes() / working_set)
+    # Of a large table a step may touch little, and that is what a cache would hold.
+    wanted = math.ceil(COLD_FACTOR * device.cache_bytes() / min(working_set, case.cost().bytes))
     room = ROTATION_SHARE * device.free_bytes()
     if wanted > MAX_INPUT_SETS or wanted * working_set > room:
         return [first], "cold_flush" if wanted > 1 else "cold_rotate"
