@@ -91,6 +91,10 @@ class Workload(ABC):
         """Facts worth storing with the record that do not tell cases apart."""
         return {}
 
+    def work(self, facts: Facts) -> Cost:
+        """The work of the step that was timed, where what it tells of itself changes it: from `Step.facts`."""
+        return self.cost()
+
     @property
     def duty(self) -> Literal["sustained", "burst", "held"]:
         """How the load is kept up: without pause; after a rest before each sample; or held for a while beforehand."""

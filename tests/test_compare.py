@@ -48,7 +48,7 @@ def apart(log_ratio: float, launch_sd: float, rounds: int = 5, seed: int = 1) ->
 def test_a_file_compared_with_itself_is_exactly_one(golden: Path) -> None:
     file = record.read(golden)
     found = compare([file], [file])
-    assert len(found.rows) == 10
+    assert len(found.rows) == len({one.key() for one in file.records}) > 8
     for row in found.rows:
         assert row.ratio == 1
         assert row.verdict in {"equivalent", "inconclusive"}

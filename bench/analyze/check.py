@@ -102,10 +102,11 @@ def _work(one: Record, name: str) -> list[tuple[Literal["error", "note"], str]]:
             if key in kinds and isinstance(kinds[key], type) and type(value) is not kinds[key]:
                 return [("error", f"{name}: {key} must be of type {kinds[key].__name__}")]
         case = workload.case(one.workload, dict(one.params))
+        work = record.Work.of(case.work(one.extras) if one.samples_s else case.cost())
     except UserError as error:
         if one.status == "unsupported":
             return []  # a combination of a sweep that is no case says so itself
         return [("note", f"{name}: its work cannot be computed anew here: {error}")]
-    if case.version == one.version and record.Work.of(case.cost()) != one.work:
+    if case.version == one.version and work != one.work:
         return [("error", f"{name}: the stored work is not what these parameters come to")]
     return []

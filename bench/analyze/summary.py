@@ -24,6 +24,10 @@ _ROOFLESS = {
 Rate = Literal["FLOP/s", "B/s", "tok/s", "launch/s"]
 
 
+# Attention with fewer FLOP to a byte than this reads a cache for single queries: no chip computes so little so fast.
+MEMORY_BOUND = 16
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """One row of a table. Fractions are fractions; None is unknown."""
@@ -93,6 +97,8 @@ class Summary:
         if work.tokens:
             steps = sum(len(record.samples_s) * _repeats(record) for record in self.valid)
             return work.tokens * steps / math.fsum(math.fsum(r.samples_s) * _repeats(r) for r in self.valid), "tok/s"
+        if work.attention_flops and not work.gemm_flops and work.cost().flops < MEMORY_BOUND * work.bytes:
+            return work.bytes / step_s, "B/s"
         if work.gemm_flops or work.attention_flops:
             return work.cost().flops / step_s, "FLOP/s"
         return work.bytes / step_s, "B/s"

@@ -201,6 +201,7 @@ class _Draft:
         return msgspec.structs.replace(
             empty_record(self.case, self._job, "ok", None, self._started),
             identity=_identity(self.case, cache, self.launch),
+            work=Work.of(self.case.work(facts)),
             extras=self.case.extras() | facts,
             samples_s=_rounded(measured.samples_s),
             unsteady_s=_rounded(measured.unsteady_s),
