@@ -69,7 +69,7 @@ class GroupedMatmul(Workload):
         kept = [y_TN]
 
         def run_grouped() -> "Tensor":
-            kept[:] = [grouped_mm(x_TK, weights_XNK, ends_X)]
+            kept[:] = [grouped_mm(x_TK, weights_XNK.mT, ends_X)]
             return kept[0]
 
         def run_loop() -> "Tensor":  # the sizes are known here, so nothing waits for the device
