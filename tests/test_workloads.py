@@ -752,3 +752,15 @@ def test_a_lab_keeps_workloads_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     for name, count in (("lab_none", 0), ("lab_two", 2)):
         with pytest.raises(UserError, match=f"it defines {count}"):
             workload.find(name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+def test_quantised_weights_are_right_and_read_fewer_bytes(name: str, weights: str, dtype: str, cpu: Device) -> None:
+    full, case = case_of(name, dtype=dtype), case_of(name, dtype=dtype, weights=weights)
+    assert case.cost().bytes < full.cost().bytes and case.cost().flops == full.cost().flops
+    cpu.seed(0)
+    step = cpu.prepare(case)
+    assert step.error() <= case.tolerance()
+    assert step.facts()["kernel"]

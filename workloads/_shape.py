@@ -40,6 +40,22 @@ def weights_read(shape: model.Model, tokens: int) -> int:
     return shape.matmul_parameters - round(unread * shape.num_expert_layers * shape.expert_matmul_parameters)
 
 
+# Bytes of one weight: 4 bits have a scale and a middle of two bytes for every 32; 8 bits one scale a row, which is left
+# out.
+_QUANTISED_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 32}
+
+
+def weight_bytes(shape: model.Model, weights: str, width: int, tokens: int) -> int:
+    """Bytes of weights that a forward pass over `tokens` tokens must read, of `width` bytes each where `full`.
+
+    Quantised are the layers' and the head's, unless that is the embedding too.
+    """
+    if weights == "full":
+        return weights_read(shape, tokens) * width
+    head = shape.head_matmul_parameters * (width if shape.tie_word_embeddings else _QUANTISED_BYTES[weights])
+    return round(shape.layer_matmul_parameters * _QUANTISED_BYTES[weights] + head)
+
+
 def recomputed_weights(shape: model.Model) -> int:
     """Weights that a token is multiplied with once more where each block is computed anew in the backward pass.
 

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 
 from bench.cost import Cost
 from bench.device import Device
-from bench.workload import Scalar, Step, Workload
+from bench.workload import Facts, Scalar, Step, Workload
 from workloads._reference import relative_error
-from workloads._shape import activation_bytes, check_experts, check_length, facts_of, stack, weights_read
+from workloads._shape import activation_bytes, check_experts, check_length, facts_of, stack, weight_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class Decode(Workload):
     model: str
     batch: int
     context: int
-    dtype: str
+    dtype: str  # of activations and the cache, and of weights that are full
+    weights: Literal["full", "int8", "int4"] = "full"
     compiled: bool = False  # by torch.compile
     layers: int = 0  # of the model only the first so many; 0: all of them
 
@@ -41,12 +42,12 @@ class Decode(Workload):
         return Cost(
             gemm_flops=2 * shape.matmul_parameters * self.batch,
             attention_flops=shape.decode_attention_flops(self.batch, self.context),
-            bytes=weights_read(shape, self.batch) * self.dtype_bytes + self.batch * (cache + written),
+            bytes=weight_bytes(shape, self.weights, self.dtype_bytes, self.batch) + self.batch * (cache + written),
             tokens=self.batch,
         )
 
     def memory_bytes(self) -> int:
-        """Weights and cache."""
+        """Weights, as they are before they are quantised, and cache."""
         shape = stack(self.model, self.layers)
         cache = shape.kv_cache_bytes_per_token(self.dtype_bytes) * (self.context + 1)
         weights = shape.total_parameters * self.dtype_bytes
@@ -56,7 +57,7 @@ class Decode(Workload):
         """Rounding adds up over the layers."""
         return {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}[self.dtype]
 
-    def extras(self) -> dict[str, float | str]:
+    def extras(self) -> Facts:
         """How large the model is."""
         return facts_of(self.model, self.layers)
 
@@ -66,12 +67,14 @@ class Decode(Workload):
 
         from workloads._compiled import compiled
         from workloads.models.mlp import recorded_choices
+        from workloads.models.quantized import quantize
         from workloads.models.reference import reference_logits
         from workloads.models.transformer import Transformer, empty_caches
 
         shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.context + 1).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.context + 1)
+        kernels = quantize(transformer, self.weights, device) if self.weights != "full" else frozenset()
         tokens_BS = device.tokens(self.batch, 1, vocab_size=shape.vocab_size)
 
         next_logits, facts = compiled(transformer.next_logits) if self.compiled else (transformer.next_logits, dict)
@@ -91,4 +94,5 @@ class Decode(Workload):
                     logits_BV = transformer.next_logits(sequence_BS[:, position : position + 1], caches, position)
                 return relative_error(logits_BV[0], reference_logits(transformer, sequence_BS[0])[-1])
 
-        return Step(run=run, error=error, facts=facts)
+        told: Facts = {"kernel": ", ".join(sorted(kernels))} if kernels else {}
+        return Step(run=run, error=error, facts=lambda: facts() | told)

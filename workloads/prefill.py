@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 
 from bench.cost import Cost
 from bench.device import Device
-from bench.workload import Scalar, Step, Workload
+from bench.workload import Facts, Scalar, Step, Workload
 from workloads._reference import relative_error
-from workloads._shape import activation_bytes, check_length, facts_of, stack, weights_read
+from workloads._shape import activation_bytes, check_length, facts_of, stack, weight_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,8 @@ class Prefill(Workload):
     model: str
     batch: int
     prompt: int
-    dtype: str
+    dtype: str  # of activations and the cache, and of weights that are full
+    weights: Literal["full", "int8", "int4"] = "full"
     compiled: bool = False  # by torch.compile
     layers: int = 0  # of the model only the first so many; 0: all of them
 
@@ -38,12 +39,12 @@ class Prefill(Workload):
         return Cost(
             gemm_flops=2 * shape.layer_matmul_parameters * tokens + 2 * shape.head_matmul_parameters * self.batch,
             attention_flops=shape.attention_flops(self.batch, self.prompt),
-            bytes=weights_read(shape, tokens) * self.dtype_bytes + tokens * cache,
+            bytes=weight_bytes(shape, self.weights, self.dtype_bytes, tokens) + tokens * cache,
             tokens=tokens,
         )
 
     def memory_bytes(self) -> int:
-        """Weights, cache and the activations of the layer at work."""
+        """Weights, as they are before they are quantised, cache and the activations of the layer at work."""
         shape, tokens = stack(self.model, self.layers), self.batch * self.prompt
         cache = shape.kv_cache_bytes_per_token(self.dtype_bytes)
         weights = shape.total_parameters * self.dtype_bytes
@@ -53,7 +54,7 @@ class Prefill(Workload):
         """Rounding adds up over the layers."""
         return {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}[self.dtype]
 
-    def extras(self) -> dict[str, float | str]:
+    def extras(self) -> Facts:
         """How large the model is."""
         return facts_of(self.model, self.layers)
 
@@ -64,12 +65,14 @@ class Prefill(Workload):
         from workloads._compiled import compiled
         from workloads._reference import poison
         from workloads.models.mlp import recorded_choices
+        from workloads.models.quantized import quantize
         from workloads.models.reference import reference_layers
         from workloads.models.transformer import Transformer, empty_caches
 
         shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.prompt).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.prompt)
+        kernels = quantize(transformer, self.weights, device) if self.weights != "full" else frozenset()
         tokens_BS = device.tokens(self.batch, self.prompt, vocab_size=shape.vocab_size)
 
         next_logits, facts = compiled(transformer.next_logits) if self.compiled else (transformer.next_logits, dict)
@@ -89,4 +92,5 @@ class Prefill(Workload):
             pairs = zip(caches[-1].parts, (keys, values), strict=True)
             return max(relative_error(part[0, ..., :short, :], expected) for part, expected in pairs)
 
-        return Step(run=run, error=error, facts=facts)
+        told: Facts = {"kernel": ", ".join(sorted(kernels))} if kernels else {}
+        return Step(run=run, error=error, facts=lambda: facts() | told)

@@ -66,9 +66,9 @@ class Rope(Workload):
         )
         inverse = _THETA ** -(torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim)
         angles_TD = torch.outer(torch.arange(self.tokens, dtype=torch.float64), inverse).repeat(1, 2)
-        signs_D = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat_interleave(self.head_dim // 2)
-        tables_TD = (angles_TD.cos(), angles_TD.sin() * signs_D)
-        cosine_TD, sine_TD = (table.to(q_BHTD.device, q_BHTD.dtype) for table in tables_TD)
+        signed_TD = angles_TD.sin()
+        signed_TD[:, : self.head_dim // 2] *= -1  # as `rotate` takes it
+        cosine_TD, sine_TD = (table.to(q_BHTD.device, q_BHTD.dtype) for table in (angles_TD.cos(), signed_TD))
 
         def forward(q_BHTD: "Tensor", k_BGTD: "Tensor") -> "tuple[Tensor, Tensor]":
             return rotate(q_BHTD, cosine_TD, sine_TD), rotate(k_BGTD, cosine_TD, sine_TD)

@@ -50,7 +50,8 @@ def qwen3_moe(config: Config) -> Fields:
     keys.expect(config, "decoder_sparse_step", 1)
     if not isinstance(dense, list) or dense != list(range(len(dense))):
         raise UserError(f"mlp_only_layers is {dense!r:.80}, only the first layers can be dense")
-    experts = keys.experts(config, "num_experts", config["moe_intermediate_size"])
+    number = "num_local_experts" if "num_local_experts" in config else "num_experts"  # its name since transformers 5
+    experts = keys.experts(config, number, config["moe_intermediate_size"])
     return qwen3(config) | experts | {"num_dense_layers": len(dense)}
 
 
