@@ -100,6 +100,11 @@ class Workload(ABC):
         """How the load is kept up: without pause; after a rest before each sample; or held for a while beforehand."""
         return "sustained"
 
+    @property
+    def waits(self) -> bool:
+        """Whether a call returns only when its work is done, on every device: launch and execution are one time."""
+        return False
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         if self.dtype not in self.dtypes:
@@ -172,13 +177,17 @@ def parameters(kind: type[Workload]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
+def required(kind: type[Workload]) -> list[str]:
+    """The names of the parameters that have no default."""
+    return [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+
+
 def case(name: str, params: dict[str, Scalar]) -> Workload:
     """The case of workload `name` with these parameters. Raises UserError for one that is missing or unknown."""
     kind = find(name)
     known = parameters(kind)
-    required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
     unknown = [key for key in params if key not in known]
-    missing = [key for key in required if key not in params]
+    missing = [key for key in required(kind) if key not in params]
     if unknown or missing:
         wrong = f"has no parameter '{unknown[0]}'" if unknown else f"needs a value for '{missing[0]}'"
         raise UserError(f"{name} {wrong}: its parameters are {', '.join(known)}")

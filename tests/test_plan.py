@@ -92,8 +92,12 @@ def test_rungs_ascend(suite: str, machine: str) -> None:
         crossed = {key: value if isinstance(value, list) else [value] for key, value in entry.set.items()}
         for values in itertools.product(*crossed.values()):
             params: dict[str, Scalar] = dict(zip(crossed, values, strict=True))
-            for dtype in workload.FLOATS if params.get("dtype") == "fast" else [params["dtype"]]:
-                offered = [workload.case(entry.workload, {**rung, **params, "dtype": dtype}) for rung in entry.rungs]
+            named = {"fast": workload.FLOATS, "others": workload.find(entry.workload).dtypes, None: [None]}
+            for dtype in named.get(params.get("dtype"), [params.get("dtype")]):
+                offered = [
+                    workload.case(entry.workload, {**rung, **params, **({"dtype": dtype} if dtype else {})})
+                    for rung in entry.rungs
+                ]
                 for smaller, larger in itertools.pairwise(offered):
                     assert smaller.memory_bytes() <= larger.memory_bytes(), larger.label()
                     before, after = (plan.predicted_s(case, MACHINES[machine]) for case in (smaller, larger))
@@ -326,6 +330,16 @@ def test_a_fully_set_case_is_planned_once() -> None:
     assert labels(made("two cores", "matmul", settings=everything)) == ["matmul m=64 n=64 k=64 dtype=float32"]
     copied = made("two cores", "memory_copy", settings={"num_bytes": ["4096", "1024"]})
     assert sorted(case.params()["num_bytes"] for case in cases(copied)) == [1024, 4096]
+
+
+def test_two_short_names_of_one_workload_are_two_cases() -> None:
+    planned = plan.make(Request(workloads=("pp128", "pp512"), model="tiny"), [MACHINES["two cores"]], 1.0)
+    assert [case.params()["prompt"] for case in cases(planned)] == [128, 512]
+
+
+def test_who_sets_some_sizes_still_gets_the_variants() -> None:
+    layouts = {case.params()["layout"] for case in cases(made("two cores", "matmul", settings={"m": ["64"]}))}
+    assert layouts == {"nt", "nn", "tn"}
 
 
 def test_what_the_user_sets_is_run_however_long_it_takes_but_not_where_it_does_not_fit() -> None:

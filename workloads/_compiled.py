@@ -1,39 +1,51 @@
-"""torch.compile, with its silences made audible: what it did not compile is not reported as compiled."""
+"""torch.compile, with its silences made audible: what it lacks, and whether anything was compiled at all."""
 
-import os
-import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from bench.device import Facts
 from bench.errors import Unsupported
+from bench.workload import Facts
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# What the compiler's errors say where a tool is missing, and what helps. Matched in the text, because the classes moved
+# from version to version and each wraps the one before.
+_REMEDIES = {
+    "InvalidCxxCompiler": "no C++ compiler: install g++, or name one in the environment variable CXX",
+    "Failed to find C compiler": "no C compiler: install gcc, or name one in the environment variable CC",
+    "Python.h": "no headers of Python: install python3-dev",
+    "TritonMissing": "no Triton: install the one that belongs to this torch",
+    "working triton installation": "no Triton: install the one that belongs to this torch",
+}
 
 
-def compiled(function: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[[], Facts]]:
-    """The function compiled at its first call, and how many graphs that took and how often it broke off.
+def compiled(function: Function) -> tuple[Function, Callable[[], Facts]]:
+    """`function` as torch.compile makes it, and afterwards the number of its graphs and of the breaks between them.
 
-    Raises Unsupported at the first call where nothing was compiled: torch then runs the plain code without a word.
+    Compiled at the first call, which raises Unsupported where a tool is missing; so do the facts where nothing was
+    compiled: torch.compile then runs the function as it is and tells nobody. What was compiled before is forgotten, so
+    that no case meets another's limit of recompilations: prepare all steps of a case before the first of them runs.
     """
     import torch
-    from torch._dynamo.utils import counters
+    from torch._dynamo.utils import counters, graph_break_reasons
 
-    if not torch.cuda.is_available() and not shutil.which(os.environ.get("CXX", "g++")):
-        raise Unsupported("torch.compile needs a C++ compiler: install g++, or name one in the variable CXX")
-    torch._dynamo.reset()  # else graphs of the case before count against the limit of recompilations
+    torch._dynamo.reset()
     counters.clear()
-    fast = torch.compile(function, dynamic=False)
-    known: list[bool] = []
+    fast = torch.compile(function, dynamic=False)  # shapes of a case never change
 
-    def call(*arguments: Any, **options: Any) -> Any:
-        result = fast(*arguments, **options)
-        if not known:
-            known.append(True)
-            if not counters["stats"]["unique_graphs"]:
-                raise Unsupported("torch.compile compiled nothing and ran the plain code instead")
-        return result
+    def run(*args: Any, **options: Any) -> Any:
+        try:  # costs nothing where nothing is raised
+            return fast(*args, **options)
+        except RuntimeError as error:
+            for words, remedy in _REMEDIES.items():
+                if words in str(error):
+                    raise Unsupported(f"torch.compile has {remedy}") from None
+            raise
 
     def facts() -> Facts:
-        breaks = sum(counters["graph_break"].values())
-        return {"graphs": int(counters["stats"]["unique_graphs"]), "graph_breaks": int(breaks)}
+        graphs = counters["stats"]["unique_graphs"]
+        if not graphs:
+            raise Unsupported("torch.compile compiled nothing: is it switched off by TORCHDYNAMO_DISABLE?")
+        return {"graphs": graphs, "graph_breaks": len(graph_break_reasons)}
 
-    return call, facts
+    return run, facts  # type: ignore[return-value]

@@ -17,6 +17,10 @@ from bench.errors import UserError
 from bench.record import Record, ResultFile, Session, Work
 from bench.workload import label
 
+# The roofs themselves, and what runs under none of them: traffic of one kind alone may pass a copy's.
+_ROOFLESS = {
+    "matmul", "memory_copy", "memory_read", "memory_write", "memory_triad", "host_copy", "launch_overhead",
+}  # fmt: skip
 Rate = Literal["FLOP/s", "B/s", "tok/s", "launch/s"]
 
 
@@ -158,7 +162,7 @@ class Ceilings:
 
     def share(self, summary: Summary) -> float | None:
         """How much of the binding roof a case reaches; None without a roof, and for the roofs themselves."""
-        if summary.step_s is None or summary.first.workload in {"matmul", "memory_copy", "launch_overhead"}:
+        if summary.step_s is None or summary.first.workload in _ROOFLESS:
             return None
         return _share(summary, self.flops_per_s.get(summary.first.identity.dtype), self.bytes_per_s)
 

@@ -4,6 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,6 +49,8 @@ def measure(device: Device, job: Job, seed: int, watch: contention.HostWatch) ->
             raise Unsupported("a burst needs buffers that rotate, and there is too little memory for them")
         runs, blocks = [step.run for step in steps], case.scale == "macro"
         eager = timer.measure(device, runs, job.protocol, blocks=blocks, lead=flush, duty=case.duty, observer=watch)
+        if case.waits:
+            eager = replace(eager, enqueue_s=None)
         yield draft.measured(device, steps, eager, cache, watch)
         if eager.launch_bound:
             yield from _without_launches(device, steps, job.protocol, eager, cache, watch, draft)
@@ -68,7 +71,8 @@ def _prepare(device: Device, case: Workload) -> tuple[list[Step], str]:
     if not case.rotate:
         return [first], "warm"
     working_set = case.memory_bytes()
-    wanted = math.ceil(COLD_FACTOR * device.cache_bytes() / working_set)
+    # Of a large table a step may touch little, and that is what a cache would hold.
+    wanted = math.ceil(COLD_FACTOR * device.cache_bytes() / min(working_set, case.cost().bytes))
     room = ROTATION_SHARE * device.free_bytes()
     if wanted > MAX_INPUT_SETS or wanted * working_set > room:
         return [first], "cold_flush" if wanted > 1 else "cold_rotate"

@@ -230,7 +230,25 @@ def _chosen(request: Request) -> tuple[Suite, list[Entry]]:
         workload.find(wanted)
         entries = [*entries, *([one for one in suite.cases if one.workload == wanted] or [_own_entry(wanted)])]
     _check_settings(entries, request)
-    return suite, entries
+    return suite, _undecided(entries, request)
+
+
+def _undecided(entries: list[Entry], request: Request) -> list[Entry]:
+    """The entries that the user's values leave a size to choose; where they leave none the first entry of a workload
+    says the rest, because who asks for one size wants it once and not in every variant of a suite.
+    """
+    own = {*request.settings, "dtype", *(["model"] if request.model else [])}
+    decided: set[str] = set()
+    kept = []
+    for entry in entries:
+        required = set(workload.required(workload.find(entry.workload)))
+        sizes = {key for rung in entry.rungs for key in rung} | (required & entry.set.keys())
+        if sizes <= own:
+            if entry.workload in decided:
+                continue
+            decided.add(entry.workload)
+        kept.append(entry)
+    return kept
 
 
 def _is_for_model(name: str, wanted: str | None) -> bool:
