@@ -1,9 +1,11 @@
 """The contract of every workload in workloads/, found by file name: its cost, memory, data and its own check."""
 
+import contextlib
 import dataclasses
 import math
 import re
 import sys
+import tracemalloc
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -764,3 +766,18 @@ def test_quantised_weights_are_right_and_read_fewer_bytes(name: str, weights: st
     step = cpu.prepare(case)
     assert step.error() <= case.tolerance()
     assert step.facts()["kernel"]
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_no_size_makes_the_arithmetic_take_memory(name: str) -> None:
+    """A file of a stranger may hold any number up to 2**53, and `check` computes what the case comes to."""
+    smoke = dict(workload.find(name).smoke)
+    tracemalloc.start()
+    try:
+        for key in sizes(case_of(name)):
+            with contextlib.suppress(UserError):
+                case = workload.case(name, {**smoke, key: 1 << 20})
+                assert case.memory_bytes() > 0
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

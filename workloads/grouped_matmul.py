@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.cost import Cost
 from bench.device import Device
+from bench.errors import UserError
 from bench.workload import Facts, Scalar, Step, Workload
 from workloads._reference import poison, relative_error, wide
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 # The busiest of skewed experts has about this many times the tokens of the idlest, and three times the mean.
 _SKEW = 16.0
+# Many times what any model has.
+_MOST_EXPERTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,12 @@ class GroupedMatmul(Workload):
     k: int
     dtype: str
     imbalance: Literal["even", "skewed"] = "even"
+
+    def __post_init__(self) -> None:
+        """A stranger's file may name any number of experts, and each is counted one by one."""
+        super().__post_init__()
+        if self.num_experts > _MOST_EXPERTS:
+            raise UserError(f"num_experts={self.num_experts}: {_MOST_EXPERTS} at most")
 
     def ends(self) -> list[int]:
         """Behind the last row of each expert; skewed shares fall geometrically from the first expert to the last."""
