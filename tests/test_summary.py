@@ -296,6 +296,7 @@ def test_a_whole_model_follows_from_two_stacks_round_by_round(build: Any) -> Non
 def test_one_stack_alone_or_time_that_does_not_grow_says_nothing_of_the_whole(build: Any) -> None:
     assert extrapolated(summarize([build.file(stacks(build, {4: [0.9]}))])) == []
     assert extrapolated(summarize([build.file(stacks(build, {2: [0.9], 4: [0.9]}))])) == []
+    assert extrapolated(summarize([build.file(stacks(build, {2: [0.7, 0.9], 4: [0.9, 0.8]}))])) == []
 
 
 def test_on_the_virtual_gpu_the_extrapolation_is_exact() -> None:

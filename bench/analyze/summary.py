@@ -184,7 +184,8 @@ def summarize(files: Iterable[ResultFile]) -> list[Summary]:
 
 def extrapolated(summaries: Sequence[Summary]) -> list[Summary]:
     """Whole models from two stacks of their layers: what the layers between the two counts took is what the missing
-    ones will take. Round by round, so that the spread is that of the measurements.
+    ones will take. Round by round, so that the spread is that of the measurements. Where in one round the larger stack
+    was no slower, noise exceeds a layer's time and nothing follows: leaving that round out would bias the rest upward.
     """
     stacks: dict[tuple[str, int, str], dict[int, Summary]] = {}
     for one in summaries:
@@ -199,10 +200,10 @@ def extrapolated(summaries: Sequence[Summary]) -> list[Summary]:
             less, more = sorted(found)[-2:]
             with contextlib.suppress(UserError):  # a model that is not known here
                 whole.append(_whole(found[less], found[more], less, more))
-    return [one for one in whole if one.records]
+    return [one for one in whole if one is not None]
 
 
-def _whole(fewer: Summary, more: Summary, fewer_layers: int, more_layers: int) -> Summary:
+def _whole(fewer: Summary, more: Summary, fewer_layers: int, more_layers: int) -> Summary | None:
     params = more.first.params | {"layers": 0}
     case = workload.case(more.first.workload, dict(params))
     missing = model.find(str(params["model"])).num_hidden_layers - more_layers
@@ -212,19 +213,21 @@ def _whole(fewer: Summary, more: Summary, fewer_layers: int, more_layers: int) -
         if one.round in by_round:
             step_s = stats.median(one.samples_s)
             layer_s = (step_s - by_round[one.round]) / (more_layers - fewer_layers)
+            if layer_s <= 0:
+                return None
             records.append(
                 msgspec.structs.replace(
                     one,
                     params=params,
                     work=Work.of(case.cost()),
                     extras=case.extras() | {"extrapolated_from_layers": more_layers},
-                    samples_s=[step_s + missing * layer_s] if layer_s > 0 else [],
+                    samples_s=[step_s + missing * layer_s],
                     step_samples_s=[],
                     timing=None,
                     peak_memory_bytes=None,
                 )
             )
-    return Summary(file=more.file, session=more.session, records=[one for one in records if one.samples_s])
+    return Summary(file=more.file, session=more.session, records=records) if records else None
 
 
 def ceilings(summaries: Sequence[Summary]) -> dict[tuple[str, int], Ceilings]:
