@@ -312,7 +312,7 @@ def compare(
 
 
 @main.command()
-@click.argument("what", type=click.Choice(["timer", "aa"]))
+@click.argument("what", type=click.Choice(["timer", "energy", "aa"]))
 @click.argument("workloads", nargs=-1)
 @click.option("--device", metavar="SPEC", default="default", help="As for run.")
 @click.option("--turns", type=click.IntRange(2, 100), metavar="N", help="Of each side, for aa.  [default: 5]")
@@ -323,16 +323,21 @@ def selfcheck(
 ) -> None:
     """Check that this machine measures well.
 
-    `timer` reads one call by our timer and by others. `aa` measures the same thing as two sides, in turns, and must
-    find no difference. Exit status 1 when it does not pass.
+    `timer` reads one call by our timer and by others. `energy` looks at what the board tells of its power while known
+    loads run on it, for some minutes. `aa` measures the same thing as two sides, in turns, and must find no difference.
+    Exit status 1 when it does not pass.
     """
     from bench import commands
     from bench.analyze import show
     from bench.errors import UserError
 
+    if what != "aa" and (workloads or turns is not None):
+        raise UserError(f"selfcheck {what} runs loads of its own: workloads and --turns are for selfcheck aa")
+    if what == "energy":
+        verdicts = commands.selfcheck_energy(device=device)
+        _print_json(verdicts) if as_json else print(show.verdicts(verdicts))
+        sys.exit(1 if any(one["verdict"] == "fail" for one in verdicts) else 0)
     if what == "timer":
-        if workloads or turns is not None:
-            raise UserError("selfcheck timer reads one call of its own: workloads and --turns are for selfcheck aa")
         readings = commands.selfcheck_timer(device=device)
         _print_json(readings) if as_json else print(show.timers(readings))
         sys.exit(0 if all(reading["passed"] for reading in readings) else 1)

@@ -74,7 +74,7 @@ def prepare_run(
         journal.refuse_existing(out)
     laboratory = runner.look(device, seed)
     laboratory = runner.remember_speeds(laboratory, [*([out.parent] if out else []), results_folder() / "local"])
-    return laboratory, plan.make(request, laboratory.speeds, laboratory.start_s)
+    return laboratory, plan.make(request, laboratory.speeds, laboratory.start_s, laboratory.metered)
 
 
 def carry_out(
@@ -83,6 +83,7 @@ def carry_out(
     """Measures a plan into a new file."""
     from bench.measure import runner
 
+    laboratory = runner.rested(laboratory, planned, seed)
     session = runner.new_session(laboratory, planned, seed=seed, argv=argv)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = out or results_folder() / "local" / f"{stamp}-{session.id[:8]}.jsonl"
@@ -222,6 +223,15 @@ def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]
     from bench.measure import selfcheck
 
     return [{**msgspec.to_builtins(one), "passed": one.passed} for one in selfcheck.timers(device, seed)]
+
+
+def selfcheck_energy(*, device: str = "default", seed: int = 0) -> list[Document]:
+    """Whether this board's power and energy are what they are taken for, one verdict a line."""
+    import msgspec
+
+    from bench.measure import selfcheck
+
+    return [msgspec.to_builtins(one) for one in selfcheck.power(device, seed)]
 
 
 def selfcheck_aa(

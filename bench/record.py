@@ -151,6 +151,7 @@ class Protocol(_Strict, frozen=True):
     half_width: Amount  # of the 95 % interval of the median, relative; measuring stops when it is reached
     sample_s: Amount  # a sample groups as many steps as last this long
     settle_steps: Count = 10  # run at least this many before the first sample
+    energy_s: Amount = 0.0  # in the first round the load is held until energy was counted over so long; 0: never
 
 
 class Planned(_Strict, frozen=True):
@@ -160,6 +161,14 @@ class Planned(_Strict, frozen=True):
     params: Parameters
     device: Count
     protocol: Name = ""  # of the session's; empty: that of the workload's scale
+
+
+class Idle(_Strict, frozen=True):
+    """Power of a board on which nothing runs: before any program has it open, and with a context of ours on it."""
+
+    without_context_w: Amount | None
+    with_context_w: Amount | None
+    temperature_c: Number | None  # at the end
 
 
 class Session(_Strict, frozen=True, tag_field="kind", tag="session"):
@@ -180,7 +189,8 @@ class Session(_Strict, frozen=True, tag_field="kind", tag="session"):
     host: Host
     software: Texts
     preflight: Annotated[list[Finding], Meta(max_length=100)]
-    reasons: Texts  # why a field above is null
+    reasons: Texts  # why a field is null
+    idle: Annotated[list[Idle], Meta(max_length=64)] = []  # one for each device, where it was measured
 
 
 class Identity(_Strict, frozen=True):
@@ -248,14 +258,37 @@ class Check(_Strict, frozen=True):
 
 
 class Energy(_Strict, frozen=True):
-    """Energy of the window. Which boundary, by which method, how uncertain."""
+    """Gross energy of part of the window, the load running before and after: nothing of idle is taken off.
+
+    `uncertainty` is relative, the half width at 95 %; that of the same board leaves out the gain error that two of its
+    energies share. Both are null for energies that the vendor computes from activity.
+    """
 
     joules: Amount
     window_s: Amount
-    method: Name
-    boundary: Name
-    uncertainty: Fraction
-    uncertainty_same_board: Fraction
+    method: Literal["counter_tick", "counter_window", "power_integral", "power_average"]
+    boundary: Name  # what the energy covers, e.g. gpu_board
+    uncertainty: Fraction | None
+    uncertainty_same_board: Fraction | None
+    integral_j: Amount | None = None  # instant power over as long a time, beside a counter
+
+
+class Series(_Strict, frozen=True):
+    """One quantity over the window: seconds since its begin, and values in SI units."""
+
+    t_s: Samples
+    values: Annotated[list[Number], Meta(max_length=100_000)]
+
+
+class Telemetry(_Strict, frozen=True):
+    """What the board's sensors told during the window, the load running all the time."""
+
+    window_s: Amount
+    period_s: Amount  # between two looks
+    busy: Fraction  # share of the window that the sensors took to answer
+    series: Annotated[dict[Name, Series], Meta(max_length=50)]
+    changes: Annotated[dict[Name, Number], Meta(max_length=50)]  # by how much each counter rose in the window
+    state: Annotated[dict[Name, Number], Meta(max_length=50)]  # at its end, still under load: links, memory, processes
 
 
 class Record(_Strict, frozen=True, tag_field="kind", tag="record"):
@@ -279,7 +312,7 @@ class Record(_Strict, frozen=True, tag_field="kind", tag="record"):
     contention: Contention | None
     peak_memory_bytes: Count | None
     energy: Energy | None
-    telemetry: Annotated[dict[Name, Samples], Meta(max_length=50)] | None
+    telemetry: Telemetry | None
     flags: Annotated[list[Flag], Meta(max_length=50)]
     reasons: Texts  # why a field above is null
     started: Name  # UTC, ISO 8601

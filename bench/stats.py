@@ -250,30 +250,23 @@ def welch_ratio(
     *,
     extra_variance: float = 0.0,
     extra_df: float = math.inf,
-    prior_variance: float = 0.0,
-    prior_df: float = 0.0,
 ) -> Ratio | None:
     """Ratio of two sets of launches (one positive value each, its median), by Welch's t (1947) on the logarithms.
 
     `extra_variance` of the log difference, with its own degrees of freedom in Satterthwaite's sum, is what the launches
     do not show: drift between sittings when the sides were not interleaved, and the launch spread of a side with one
-    launch (2 s^2 for one on either side, at a relative spread s). `prior_variance` is what launches of similar work
-    vary by; each side's own variance is drawn towards it as by `prior_df` more degrees of freedom (Smyth 2004, eq. 4).
+    launch (2 s^2 for one on either side, at a relative spread s).
     None if a side is empty, or has one launch and nothing else tells a spread.
     """
     fewest = min(len(before), len(after))
-    if fewest == 0 or (fewest == 1 and extra_variance == 0 and prior_df == 0):
+    if fewest == 0 or (fewest == 1 and extra_variance == 0):
         return None
     mean_before, variance_before = _mean_and_variance([math.log(value) for value in before])
     mean_after, variance_after = _mean_and_variance([math.log(value) for value in after])
 
-    def moderated(variance: float, count: int) -> tuple[float, float]:
-        df = prior_df + count - 1
-        return (prior_df * prior_variance + (count - 1) * variance) / max(df, 1e-300) / count, df
-
     terms = [
-        moderated(variance_before, len(before)),
-        moderated(variance_after, len(after)),
+        (variance_before / len(before), len(before) - 1),
+        (variance_after / len(after), len(after) - 1),
         (extra_variance, extra_df),
     ]
     variance = math.fsum(term for term, _ in terms)

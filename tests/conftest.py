@@ -1,6 +1,9 @@
 """Shared fixtures: result files as they would be if the truth were known."""
 
-from collections.abc import Sequence
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,21 @@ def planted(tmp_path: Path, build: Builder) -> Path:
     """A small sound file on disk: two cases, two rounds."""
     records = [*build.rounds([1e-3, 1.1e-3]), *build.rounds([2e-3, 2e-3], params={**SMALL, "m": 128})]
     return build.write(tmp_path / "planted.jsonl", build.file(records))
+
+
+@pytest.fixture(scope="session")
+def fake_nvml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles tests/fake_nvml.c, with definitions; gives the folder for LD_LIBRARY_PATH."""
+
+    def compiled(*defines: str) -> Path:
+        compiler = shutil.which("gcc")
+        if compiler is None or not sys.platform.startswith("linux"):
+            pytest.skip("the fake NVML is compiled by gcc, on Linux")
+        folder = tmp_path_factory.mktemp("nvml")
+        flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC"]
+        flags += [f"-D{name}" for name in defines]
+        source = Path(__file__).parent / "fake_nvml.c"
+        subprocess.run([compiler, *flags, source, "-o", folder / "libnvidia-ml.so.1"], check=True)
+        return folder
+
+    return compiled

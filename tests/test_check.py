@@ -43,7 +43,7 @@ def test_what_the_builder_makes_is_sound(build: Any, tmp_path: Path) -> None:
         (lambda one: replace(one, timing=None, reasons={**one.reasons, "timing": "lost"}), "without a word on how"),
         (lambda one: replace(one, check=None), "check is unknown without a reason"),
         (lambda one: replace(one, reasons={}), "energy is unknown without a reason"),
-        (lambda one: replace(one, reasons={}), "telemetry is unknown without a reason"),
+        (lambda one: replace(one, telemetry=None), "telemetry is unknown without a reason"),
         (lambda one: replace(one, reasons={}), "peak_memory_bytes is unknown without a reason"),
         (lambda one: replace(one, contention=None), "contention is unknown without a reason"),
         (lambda one: replace(one, reasons={**one.reasons, "energy": ""}), "energy is unknown without a reason"),

@@ -89,9 +89,9 @@ def test_a_window_is_the_growth_of_the_counters_inside_it(monkeypatch: pytest.Mo
     tick()
     watch = HostWatch(threads=2, spin_slowdown=0.01)
     tick()
-    watch.begin()
+    watch.begin(lambda: None)
     tick()
-    watch.end()
+    watch.end(lambda: None)
     assert watch.contention(steps=50) == Contention(
         cpu_share=6 / (4 * 2),
         involuntary_switches_per_s=20 / 4,
@@ -107,18 +107,18 @@ def test_a_window_measured_again_counts_alone(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(contention, "_usage", lambda: (0, next(faults)))
     watch = HostWatch(threads=1, spin_slowdown=0.0)
     for _ in range(2):
-        watch.begin()
-        watch.end()
+        watch.begin(lambda: None)
+        watch.end(lambda: None)
     assert watch.contention(steps=10).page_faults_per_step == 2
 
 
 def test_work_of_one_thread_is_seen_as_such() -> None:
     watch = HostWatch(threads=1, spin_slowdown=0.0)
-    watch.begin()
+    watch.begin(lambda: None)
     end = time.process_time() + 0.1
     while time.process_time() < end:
         pass
-    watch.end()
+    watch.end(lambda: None)
     busy = watch.contention(steps=1)
     assert busy.cpu_share is not None
     assert 0.1 < busy.cpu_share < 1.05
@@ -128,10 +128,10 @@ def test_work_of_one_thread_is_seen_as_such() -> None:
 def test_memory_fetched_anew_is_counted_in_faults() -> None:
     watch = HostWatch(threads=1, spin_slowdown=0.0)
     block = mmap.mmap(-1, 16 << 20)  # an allocator might hand out memory that was fetched long ago
-    watch.begin()
+    watch.begin(lambda: None)
     for offset in range(0, len(block), 4096):
         block[offset] = 1
-    watch.end()
+    watch.end(lambda: None)
     block.close()
     faults = watch.contention(steps=1).page_faults_per_step
     assert faults is not None
@@ -149,11 +149,11 @@ def test_processes_that_take_turns_are_counted_as_involuntary_switches() -> None
         os.sched_setaffinity(child.pid, {min(allowed)})
         os.sched_setaffinity(0, {min(allowed)})
         watch = HostWatch(threads=1, spin_slowdown=0.0)
-        watch.begin()
+        watch.begin(lambda: None)
         end = time.process_time() + 0.2
         while time.process_time() < end:
             pass
-        watch.end()
+        watch.end(lambda: None)
         os.sched_setaffinity(0, allowed)
         child.kill()
     shared = watch.contention(steps=1)
@@ -170,8 +170,8 @@ def test_processes_that_take_turns_are_counted_as_involuntary_switches() -> None
 def test_pressure_that_cannot_be_read_is_unknown_and_not_zero(plant: Plant, text: str | None) -> None:
     plant({"/proc/pressure/cpu": text})
     watch = HostWatch(threads=1, spin_slowdown=0.0)
-    watch.begin()
-    watch.end()
+    watch.begin(lambda: None)
+    watch.end(lambda: None)
     assert watch.contention(steps=1).pressure is None
 
 
@@ -179,16 +179,16 @@ def test_pressure_that_cannot_be_read_is_unknown_and_not_zero(plant: Plant, text
 def test_stolen_time_that_cannot_be_read_is_unknown_and_not_zero(plant: Plant, text: str | None) -> None:
     plant({"/proc/stat": text})
     watch = HostWatch(threads=1, spin_slowdown=0.0)
-    watch.begin()
-    watch.end()
+    watch.begin(lambda: None)
+    watch.end(lambda: None)
     assert watch.contention(steps=1).stolen is None
 
 
 def test_where_usage_is_not_counted_it_is_unknown_and_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)
     watch = HostWatch(threads=1, spin_slowdown=0.0)
-    watch.begin()
-    watch.end()
+    watch.begin(lambda: None)
+    watch.end(lambda: None)
     found = watch.contention(steps=1)
     assert (found.involuntary_switches_per_s, found.page_faults_per_step) == (None, None)
 

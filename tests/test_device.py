@@ -1,17 +1,15 @@
-"""The contract of every vendor's file, found by its name; NVIDIA's sensors by a scripted NVML; data from the CPU."""
+"""The contract of every vendor's file, found by its name; data from the CPU."""
 
 import contextlib
 import importlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import pynvml
 import pytest
 import torch
 
@@ -351,7 +349,8 @@ def test_memory_that_cannot_be_read_is_unknown(error: type[Exception], backend: 
 
 def test_a_device_says_of_itself_only_what_it_knows() -> None:
     device = Device(vendor="some", index=0, name="Some", backend="xpu")
-    assert (device.uuid(), device.driver(), device.read_sensors()) == (None, None, {})
+    assert (device.uuid(), device.driver(), device.board()) == (None, None, None)
+    assert {reading.value for reading in device.read_sensors().values()} == {None}
     assert device.cache_bytes() == FALLBACK_CACHE_BYTES
     with pytest.raises(Unsupported, match="some: no graph"):
         device.capture(lambda: None)
@@ -582,266 +581,6 @@ def test_tokens_are_uniform_over_the_vocabulary() -> None:
     assert float(((counts - 10_000) ** 2 / 10_000).sum()) < 27.9  # chi squared, 9 degrees of freedom, 0.1 %
 
 
-# NVIDIA's sensors, by a scripted NVML: the real bindings' names, constants and errors, with functions of our own
-
-BOARD = object()
-UUID = "11111111-2222-3333-4444-555555555555"
-
-
-@dataclass
-class Field:
-    """One answer of nvmlDeviceGetFieldValues."""
-
-    valueType: int
-    value: Any
-    nvmlReturn: int = pynvml.NVML_SUCCESS
-
-
-def power_field(milliwatts: int) -> Field:
-    return Field(pynvml.NVML_VALUE_TYPE_UNSIGNED_INT, SimpleNamespace(uiVal=milliwatts))
-
-
-ANSWERS: dict[str, Callable[..., Any]] = {
-    "nvmlInit": lambda: None,
-    "nvmlSystemGetDriverVersion": lambda: "580.65.06",
-    "nvmlDeviceGetHandleByUUID": lambda uuid: {f"GPU-{UUID}": BOARD}[uuid],
-    "nvmlDeviceGetFieldValues": lambda board, fields: [power_field(350_000)],
-    "nvmlDeviceGetTotalEnergyConsumption": lambda board: 5_000_123,
-    "nvmlDeviceGetEnforcedPowerLimit": lambda board: 700_000,
-    "nvmlDeviceGetPowerManagementDefaultLimit": lambda board: 650_000,
-    "nvmlDeviceGetClockInfo": lambda board, kind: {pynvml.NVML_CLOCK_SM: 1410, pynvml.NVML_CLOCK_MEM: 2619}[kind],
-    "nvmlDeviceGetMaxClockInfo": lambda board, kind: {pynvml.NVML_CLOCK_SM: 1980}[kind],
-    "nvmlDeviceGetTemperature": lambda board, sensor: 41,
-    "nvmlDeviceGetUtilizationRates": lambda board: SimpleNamespace(gpu=37, memory=12),
-    "nvmlDeviceGetMemoryInfo": lambda board: SimpleNamespace(total=80 << 30, free=70 << 30, used=10 << 30),
-    "nvmlDeviceGetComputeRunningProcesses": lambda board: [object(), object()],
-    "nvmlDeviceGetCurrPcieLinkGeneration": lambda board: 5,
-    "nvmlDeviceGetCurrPcieLinkWidth": lambda board: 16,
-    "nvmlDeviceGetEccMode": lambda board: [1, 0],
-    "nvmlDeviceGetMigMode": lambda board: [0, 1],
-    "nvmlDeviceGetPersistenceMode": lambda board: 1,
-}
-EXPECTED = {
-    "power_w": 350.0,
-    "energy_j": 5000.123,
-    "power_limit_w": 700.0,
-    "power_limit_default_w": 650.0,
-    "sm_clock_hz": 1.41e9,
-    "sm_clock_max_hz": 1.98e9,
-    "memory_clock_hz": 2.619e9,
-    "temperature_c": 41.0,
-    "kernel_active": 0.37,
-    "memory_used_bytes": float(10 << 30),
-    "compute_processes": 2.0,
-    "pcie_generation": 5.0,
-    "pcie_width": 16.0,
-    "ecc": 1.0,
-    "mig": 0.0,
-    "persistence": 1.0,
-}
-QUESTIONS = sorted(name for name in ANSWERS if name.startswith("nvmlDevice") and "Handle" not in name)
-ERRORS = sorted(
-    {value for name, value in vars(pynvml).items() if name.startswith("NVML_ERROR_") and isinstance(value, int)}
-)
-
-Script = Callable[..., Nvidia]
-
-
-def failing(code: int) -> Callable[..., Any]:
-    def fail(*_: Any) -> Any:
-        raise pynvml.NVMLError(code)
-
-    return fail
-
-
-@pytest.fixture
-def board(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    """A board whose driver answers as ANSWERS says, but for what the test changes."""
-
-    def script(**changes: Any) -> Nvidia:
-        scripted = ModuleType("pynvml")
-        vars(scripted).update(vars(pynvml), **{**ANSWERS, **changes})
-        for name in [name for name, answer in changes.items() if answer is None]:
-            delattr(scripted, name)
-        monkeypatch.setitem(sys.modules, "pynvml", scripted)
-        nvidia._nvml.cache_clear()
-        properties = SimpleNamespace(uuid=UUID, L2_cache_size=50 << 20)
-        monkeypatch.setattr(Nvidia, "_properties", lambda self: properties)
-        return Nvidia(vendor="nvidia", index=0, name="NVIDIA H100 80GB HBM3", backend="cuda")
-
-    yield script
-    nvidia._nvml.cache_clear()
-
-
-def test_sensors_are_read_in_si_units(board: Script) -> None:
-    readings = board().read_sensors()
-    assert {name: reading.value for name, reading in readings.items()} == pytest.approx(EXPECTED)
-    assert {reading.reason for reading in readings.values()} == {""}
-    assert board().driver() == "580.65.06"
-    assert board(nvmlSystemGetDriverVersion=lambda: b"470.1").driver() == "470.1"
-    assert board().uuid() == f"GPU-{UUID}"
-    assert board().cache_bytes() == 50 << 20
-
-
-def test_every_question_is_scripted_by_the_name_that_the_bindings_have() -> None:
-    assert [name for name in ANSWERS if not callable(getattr(pynvml, name, None))] == []
-
-
-@pytest.mark.parametrize("code", ERRORS)
-def test_every_error_of_every_question_is_a_reason_and_never_a_number(board: Script, code: int) -> None:
-    readings = board(**dict.fromkeys(QUESTIONS, failing(code))).read_sensors()
-    assert readings.keys() == EXPECTED.keys()
-    assert {reading.value for reading in readings.values()} == {None}
-    assert {reading.reason for reading in readings.values()} == {str(pynvml.NVMLError(code))}
-
-
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_one_question_that_fails_leaves_the_others_their_answers(board: Script, question: str) -> None:
-    readings = board(**{question: failing(pynvml.NVML_ERROR_NOT_SUPPORTED)}).read_sensors()
-    unread = {name for name, reading in readings.items() if reading.value is None}
-    assert unread
-    assert {readings[name].reason for name in unread} == {"Not Supported"}
-    assert {name: readings[name].value for name in readings.keys() - unread} == pytest.approx(
-        {name: value for name, value in EXPECTED.items() if name not in unread}
-    )
-
-
-@pytest.mark.parametrize(
-    "question", [name for name in QUESTIONS if "Processes" not in name]
-)  # any length will do there
-@pytest.mark.parametrize("answer", [None, [], "nonsense", {}], ids=repr)
-def test_an_answer_of_another_shape_is_a_reason_and_never_a_number(board: Script, question: str, answer: Any) -> None:
-    readings = board(**{question: lambda *_: answer}).read_sensors()
-    changed = [reading for name, reading in readings.items() if reading.value != pytest.approx(EXPECTED[name])]
-    assert changed
-    assert {reading.value for reading in changed} == {None}
-    assert all(reading.reason for reading in changed)
-
-
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_a_question_that_these_bindings_lack_is_a_reason(board: Script, question: str) -> None:
-    readings = board(**{question: None}).read_sensors()
-    unread = [reading.reason for reading in readings.values() if reading.value is None]
-    assert unread
-    assert all(question in reason for reason in unread)
-
-
-@pytest.mark.parametrize(
-    ("kind", "member", "value", "watts"),
-    [
-        ("NVML_VALUE_TYPE_DOUBLE", "dVal", 350_500.0, 350.5),
-        ("NVML_VALUE_TYPE_UNSIGNED_INT", "uiVal", 350_500, 350.5),
-        ("NVML_VALUE_TYPE_UNSIGNED_LONG", "ulVal", 350_500, 350.5),
-        ("NVML_VALUE_TYPE_UNSIGNED_LONG_LONG", "ullVal", 350_500, 350.5),
-        ("NVML_VALUE_TYPE_SIGNED_LONG_LONG", "sllVal", 350_500, 350.5),
-        ("NVML_VALUE_TYPE_SIGNED_INT", "siVal", 350_500, 350.5),
-    ],
-)
-def test_a_field_is_read_by_the_type_it_says_it_has(
-    board: Script, kind: str, member: str, value: float, watts: float
-) -> None:
-    union = pynvml.c_nvmlValue_t()  # the real one: another member of it reads another number
-    setattr(union, member, value)
-    device = board(nvmlDeviceGetFieldValues=lambda board, fields: [Field(getattr(pynvml, kind), union)])
-    assert device.read_sensors()["power_w"] == Reading(watts)
-
-
-@pytest.mark.parametrize("code", ERRORS)
-def test_a_field_that_failed_is_a_reason_whatever_value_it_has(board: Script, code: int) -> None:
-    answer = power_field(350_000)
-    answer.nvmlReturn = code
-    reading = board(nvmlDeviceGetFieldValues=lambda board, fields: [answer]).read_sensors()["power_w"]
-    assert reading == Reading(None, str(pynvml.NVMLError(code)))
-
-
-def test_a_field_of_a_type_from_the_future_is_a_reason(board: Script) -> None:
-    answer = Field(99, SimpleNamespace(uiVal=350_000))
-    readings = board(nvmlDeviceGetFieldValues=lambda board, fields: [answer]).read_sensors()
-    assert readings["power_w"].value is None
-    assert readings["power_w"].reason
-    assert readings["energy_j"].value is not None
-
-
-def test_power_is_asked_for_by_the_field_that_is_not_a_mean_over_a_second(board: Script) -> None:
-    asked = []
-
-    def answer(board: object, fields: list[int]) -> list[Field]:
-        asked.append((board, fields))
-        return [power_field(1)]
-
-    board(nvmlDeviceGetFieldValues=answer).read_sensors()
-    assert asked == [(BOARD, [186])]  # NVML_FI_DEV_POWER_INSTANT
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
-        pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
-        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
-        pynvml.NVML_ERROR_NO_PERMISSION,
-    ],
-)
-def test_without_a_driver_every_quantity_has_that_reason(board: Script, code: int) -> None:
-    device = board(nvmlInit=failing(code))
-    readings = device.read_sensors()
-    assert readings.keys() == EXPECTED.keys()
-    assert set(readings.values()) == {Reading(None, f"NVML: {pynvml.NVMLError(code)}")}
-    assert device.driver() is None
-
-
-def test_without_the_bindings_every_quantity_has_that_reason(board: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = board()
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert set(device.read_sensors().values()) == {Reading(None, "nvidia-ml-py is not installed")}
-    assert device.driver() is None
-
-
-def test_another_package_of_the_same_name_is_named(board: Script) -> None:
-    device = board(_nvmlGetFunctionPointer=None)
-    reasons = {reading.reason for reading in device.read_sensors().values()}
-    assert len(reasons) == 1
-    assert "pip uninstall pynvml" in reasons.pop()
-    assert device.driver() is None
-
-
-def test_a_driver_that_does_not_tell_its_version_has_none(board: Script) -> None:
-    assert board(nvmlSystemGetDriverVersion=failing(pynvml.NVML_ERROR_UNKNOWN)).driver() is None
-
-
-def test_a_part_of_a_board_is_found_by_its_own_uuid(board: Script) -> None:
-    asked = []
-
-    def handle(uuid: str) -> object:
-        asked.append(uuid)
-        if uuid.startswith("GPU-"):
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-        return BOARD
-
-    readings = board(nvmlDeviceGetHandleByUUID=handle).read_sensors()
-    assert asked == [f"GPU-{UUID}", f"MIG-{UUID}"]
-    assert readings["power_w"] == Reading(350.0)
-
-
-@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_GPU_IS_LOST])
-def test_a_board_that_is_not_found_is_the_reason_for_everything(board: Script, code: int) -> None:
-    readings = board(nvmlDeviceGetHandleByUUID=failing(code)).read_sensors()
-    assert readings.keys() == EXPECTED.keys()
-    assert set(readings.values()) == {Reading(None, f"board not found by UUID: {pynvml.NVMLError(code)}")}
-
-
-def test_a_torch_without_uuids_gives_no_sensors_rather_than_those_of_another_board(
-    board: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    device = board()
-    monkeypatch.setattr(Nvidia, "_properties", lambda self: SimpleNamespace())
-    assert device.uuid() is None
-    assert device.cache_bytes() == FALLBACK_CACHE_BYTES
-    readings = device.read_sensors()
-    assert {reading.value for reading in readings.values()} == {None}
-    assert all("UUID" in reading.reason for reading in readings.values())
-
-
 class Graph:
     """Stands in for torch's graphs: while one is recorded its stream's work fails where the test says so."""
 
@@ -888,11 +627,3 @@ def test_a_capture_that_failed_spoils_the_process(error: Exception | None, raise
         assert str(refused.value) == "graph capture: operation not permitted when stream is capturing"
     other = Nvidia(vendor="nvidia", index=1, name="A Board", backend="cuda")
     assert not other.spoilt
-
-
-def test_nvml_is_started_once(board: Script) -> None:
-    started = []
-    device = board(nvmlInit=lambda: started.append(1))
-    for _ in range(3):
-        device.read_sensors()
-    assert started == [1]

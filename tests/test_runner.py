@@ -25,7 +25,7 @@ from bench import device as devices
 from bench import record, workload
 from bench.device.cpu import Cpu
 from bench.errors import UserError
-from bench.measure import case, contention, environment, messages, plan, runner, timer
+from bench.measure import case, contention, environment, messages, meter, plan, runner, timer
 from bench.measure.journal import Journal
 from bench.measure.process import WorkerProcess
 from bench.measure.progress import Terminal
@@ -255,7 +255,8 @@ def records_of(device: devices.Device, name: str = "rms_norm", protocol: Protoco
     job = messages.Job(
         workload=name, params=dict(workload.find(name).smoke), device=0, round=0, protocol=protocol
     )  # fmt: skip
-    return list(case.measure(device, job, 0, contention.HostWatch(1, 1e-3)))
+    seen = case.Witnesses(contention.HostWatch(1, 1e-3), meter.Meter())
+    return list(case.measure(device, job, 0, seen))
 
 
 @pytest.mark.parametrize(

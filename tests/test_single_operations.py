@@ -15,6 +15,7 @@ from bench.device.cpu import Cpu
 from bench.device.virtual import Virtual
 from bench.errors import Unsupported, UserError
 from bench.measure import case as measuring
+from bench.measure import meter
 from bench.measure.contention import HostWatch
 from bench.measure.messages import Job
 from bench.record import Protocol
@@ -106,7 +107,9 @@ def test_a_copy_that_waits_has_no_launch_of_its_own(memory: str, launched: bool)
     """On a virtual GPU, where a copy of a megabyte would otherwise be bound by its launch and queued."""
     params: dict[str, Scalar] = {**workload.find("host_copy").smoke, "num_bytes": 1 << 20, "memory": memory}
     job = Job(workload="host_copy", params=params, device=0, round=0, protocol=SHORT)
-    records = list(measuring.measure(Virtual(), job, 0, HostWatch(threads=1, spin_slowdown=0.0)))
+    device = Virtual()
+    seen = measuring.Witnesses(HostWatch(threads=1, spin_slowdown=0.0), meter.of(device, 0))
+    records = list(measuring.measure(device, job, 0, seen))
     assert [record.status for record in records] == ["ok"] * len(records)
     assert (records[0].timing is not None and records[0].timing.enqueue_s is not None) == launched
     assert [record.identity.launch for record in records] == (["eager", "queued"] if launched else ["eager"])

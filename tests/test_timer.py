@@ -13,7 +13,7 @@ from bench import stats, workload
 from bench.cost import Cost
 from bench.device import Device, Step
 from bench.device.virtual import Spec, Virtual
-from bench.measure import case, messages, timer
+from bench.measure import case, messages, meter, timer
 from bench.measure.contention import HostWatch
 from bench.record import Protocol, Record
 
@@ -71,10 +71,10 @@ class Watch(timer.Observer):
 
         return counting
 
-    def begin(self) -> None:
+    def begin(self, hold: timer.Run) -> None:
         self.told.append(("begin", self.device.now_s(), self.calls))
 
-    def end(self) -> None:
+    def end(self, hold: timer.Run) -> None:
         self.told.append(("end", self.device.now_s(), self.calls))
 
 
@@ -86,7 +86,7 @@ def test_the_first_call_is_measured_alone_and_in_no_sample() -> None:
     work, pending = kernel(device, 1e-3), [3.0]
 
     def run() -> None:
-        device.sleep(pending.pop() if pending else 0.0)
+        device.wait(pending.pop() if pending else 0.0)
         work()
 
     measured = timer.measure(device, [run], PROTOCOL)
@@ -248,7 +248,7 @@ def test_one_disturbed_launch_does_not_decide() -> None:
     def run() -> None:
         calls[0] += 1
         if calls[0] % 7 == 0:
-            device.sleep(2e-3)  # the host was elsewhere
+            device.wait(2e-3)  # the host was elsewhere
         work()
 
     assert timer.measure(device, [run], PROTOCOL).enqueue_s == pytest.approx(3e-6)
@@ -452,7 +452,11 @@ def records(**traits: float | bool) -> list[Record]:
         protocol=PROTOCOL,
     )
     device = having(Spec(idle_clock=1.0), **traits)
-    return list(case.measure(device, job, seed=0, watch=HostWatch(threads=1, spin_slowdown=0.0)))
+    return list(
+        case.measure(
+            device, job, seed=0, seen=case.Witnesses(HostWatch(threads=1, spin_slowdown=0.0), meter.of(device, 0))
+        )
+    )
 
 
 @pytest.mark.parametrize(("graphs", "launch"), [(True, "graph"), (False, "queued")])

@@ -120,7 +120,7 @@ def test_graphs_can_be_missing() -> None:
 
 def test_events_are_as_coarse_as_they_are_said_to_be() -> None:
     device = having(event_quantum_s=0.5e-6)
-    device.sleep(1.3e-6)
+    device.wait(1.3e-6)
     assert device.event() == pytest.approx(1.5e-6)
 
 
@@ -179,9 +179,9 @@ def test_the_clock_ramps_with_its_time_constant_and_falls_back_at_rest() -> None
         load.run()
         device.synchronize()
     assert clock() == pytest.approx(1 - 0.7 / math.e, rel=0.01)
-    device.sleep(0.1)
+    device.wait(0.1)
     assert clock() == pytest.approx(0.3 + 0.7 * (1 - 1 / math.e) / math.e, rel=0.02)
-    device.sleep(10)
+    device.wait(10)
     assert clock() == pytest.approx(0.3, rel=1e-3)
 
 
@@ -202,7 +202,7 @@ def test_under_a_power_cap_sustained_is_slower_than_burst_by_what_the_cap_takes(
     assert burst_s == pytest.approx(1e-3, rel=1e-3)
     assert sustained_s / burst_s == pytest.approx(1.12, rel=1e-3)
     assert device.true_joules(start_s + 1e-4, start_s + 1e-3) / 0.9e-3 == pytest.approx(cap_w, rel=1e-2)
-    device.sleep(1.0)
+    device.wait(1.0)
     assert took(device, step) == pytest.approx(burst_s, rel=1e-3)
 
 
@@ -220,7 +220,7 @@ def test_energy_is_the_exact_integral_of_power() -> None:
     device, random_s = having(cache_bytes=0), random.Random(0)
     pieces = []
     for _ in range(200):
-        device.sleep(random_s.uniform(0, 1e-2))
+        device.wait(random_s.uniform(0, 1e-2))
         start_s = device.event()
         device.filler(round(random_s.uniform(1e-4, 1e-2) * 2e12))()
         pieces.append((start_s, device.event()))
@@ -246,7 +246,7 @@ def watched(device: Virtual, bursts: Bursts, until_s: float) -> list[tuple[float
     count = math.ceil((until_s - bursts[0][0]) / spec.power_period_s) + 2
     moments_s = [spec.sensor_phase_s + (first + index) * spec.power_period_s for index in range(count)]
     for moment_s, length_s in sorted([*bursts, *((moment_s, None) for moment_s in moments_s)], key=lambda at: at[0]):
-        device.sleep(max(0.0, moment_s + 1e-9 - device.now_s()))
+        device.wait(max(0.0, moment_s + 1e-9 - device.now_s()))
         if length_s is not None:
             device.filler(round(length_s * spec.bytes_per_s))()
         else:
@@ -319,7 +319,7 @@ def test_the_energy_counter_is_late_by_its_period_at_most_in_whole_millijoules_a
         assert counted_j * 1e3 == pytest.approx(round(counted_j * 1e3), abs=1e-6)
         before_j = counted_j
         values.add(counted_j)
-        device.sleep(1e-3)
+        device.wait(1e-3)
     assert len(values) == 16  # a tick each 0.1 s, and zero
 
 
@@ -327,7 +327,7 @@ def test_a_plain_window_of_the_energy_counter_is_wrong_by_up_to_its_period() -> 
     errors = []
     for phase in range(20):
         device = having(sensor_phase_s=0.1 * (phase + 0.5) / 20, cache_bytes=0, idle_w=0.0)
-        device.sleep(1.0)
+        device.wait(1.0)
         start_j = device.read_sensors()["energy_j"].value
         device.filler(round(5.0 * 2e12))()
         device.synchronize()

@@ -20,18 +20,12 @@ from bench.analyze.summary import Summary, summarize
 from bench.record import Record, ResultFile, Session
 
 # Two sides measured one after the other differ by the drift of the machine between the two sittings: temperature,
-# neighbours, page layout. Least standard deviation of what a sitting does to the logarithm of a time, and how sure we
-# are of it in degrees of freedom. For CPUs from pairs of identical runs (README, "Comparing"); elsewhere assumed.
+# neighbours, page layout. Standard deviation of what a sitting does to the logarithm of a time beyond what its rounds
+# show, and how sure we are of it in degrees of freedom. For CPUs from runs of the same thing (README, "Comparing");
+# elsewhere assumed.
 SITTING_SD = {"cpu": 0.015}
 SITTING_SD_ELSEWHERE = 0.01
 SITTING_DF = 30
-# From this many cases on, the cases themselves show the drift: what most of them share is taken for the machine's, up
-# to so many times the least. A change of everything beyond that is nobody's drift.
-CASES_THAT_SHOW_DRIFT = 5
-LARGEST_DRIFT = 4.0
-# Three rounds hardly know their own spread. It is drawn towards that of the other cases' rounds, which counts like so
-# many degrees of freedom (moderated t: Smyth 2004).
-SHARED_DF = 4.0
 # Differences smaller than this do not matter to anybody.
 THRESHOLD = 0.02
 # A single round on a side says nothing of how rounds differ; this is assumed then.
@@ -67,7 +61,6 @@ class Compared:
     only_before: list[str]
     only_after: list[str]
     differences: list[str]  # of the two sides' environments
-    typical_change: float | None  # median of |ratio - 1| over the cases; None with few cases
 
     def count(self, verdict: str) -> int:
         """How many rows have this verdict."""
@@ -101,14 +94,12 @@ def compare(before: Sequence[ResultFile], after: Sequence[ResultFile], *, thresh
     sides = [_by_case(summarize(files)) for files in (before, after)]
     common = [case for case in sides[0] if case in sides[1]]
     pairs = [(sides[0][case], sides[1][case]) for case in common]
-    shared = _shared(pairs)
-    rows = _marked([_compared(*pair, shared, threshold) for pair in pairs])
+    rows = _marked([_compared(*pair, threshold) for pair in pairs])
     return Compared(
         rows=rows,
         only_before=[_name(case) for case in sides[0] if case not in sides[1]],
         only_after=[_name(case) for case in sides[1] if case not in sides[0]],
         differences=_differences([file.session for file in before], [file.session for file in after]),
-        typical_change=None if shared.change is None else math.expm1(shared.change),
     )
 
 
@@ -125,47 +116,7 @@ def _name(place: _Place) -> str:
     return f"{place[0]} on {place[1]}"
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What all cases of a comparison say together, on the scale of logarithms."""
-
-    change: float | None  # median of |logarithm of the ratio|; None where the cases are too few to tell
-    launch_variance: float  # median over cases and sides of the variance between rounds
-    launch_df: float  # how much that counts beside a case's own
-    explained: float  # variance of a difference that rounds alone bring
-
-    def sitting_variance(self, vendor: str) -> float:
-        """Variance that two sittings bring into the logarithm of a ratio.
-
-        At least the assumed one, and more where the cases show more: their typical change, less what rounds explain,
-        measures drift as long as fewer than half of them really changed. 1.4826 makes a median absolute deviation a
-        standard deviation (Hampel 1974), which of a difference covers both sittings.
-        """
-        least = 2 * SITTING_SD.get(vendor, SITTING_SD_ELSEWHERE) ** 2
-        shown = (stats.MAD_TO_SD * (self.change or 0.0)) ** 2 - self.explained
-        return min(max(least, shown), LARGEST_DRIFT**2 * least)
-
-
-def _shared(pairs: Sequence[tuple[_Side, _Side]]) -> _Shared:
-    usable = [pair for pair in pairs if all(side.launches_s for side in pair) and not _incomparable(*pair)]
-    changes = [abs(_mean_log(after.launches_s) - _mean_log(before.launches_s)) for before, after in usable]
-    variances = [_log_variance(side.launches_s) for pair in usable for side in pair if len(side.launches_s) > 1]
-    if len(usable) < CASES_THAT_SHOW_DRIFT or not variances:
-        return _Shared(change=None, launch_variance=0.0, launch_df=0.0, explained=0.0)
-    spread = stats.median(variances)
-    shares = [1 / len(before.launches_s) + 1 / len(after.launches_s) for before, after in usable]
-    return _Shared(stats.median(changes), spread, SHARED_DF, spread * stats.median(shares))
-
-
-def _mean_log(launches_s: Sequence[float]) -> float:
-    return math.log(stats.geometric_mean(launches_s))
-
-
-def _log_variance(launches_s: Sequence[float]) -> float:
-    return statistics.variance(map(math.log, launches_s))
-
-
-def _compared(before: _Side, after: _Side, shared: _Shared, threshold: float) -> Comparison:
+def _compared(before: _Side, after: _Side, threshold: float) -> Comparison:
     first = before.summaries[0]
 
     def refused(reason: str, lost: bool = False) -> Comparison:
@@ -178,7 +129,7 @@ def _compared(before: _Side, after: _Side, shared: _Shared, threshold: float) ->
     if reason := _incomparable(before, after):
         return refused(reason)
     interleaved = _interleaved(before.records, after.records)
-    ratio = _ratio(before, after, shared, interleaved)
+    ratio = _ratio(before, after, interleaved)
     assert ratio is not None
     found, reason = stats.verdict(ratio, threshold), ""
     if doubt := found in {"faster", "slower"} and _doubt(before, after, math.log(ratio.ratio)):
@@ -249,20 +200,14 @@ def _interleaved(before: list[Record], after: list[Record]) -> bool:
     return turns >= len(before)
 
 
-def _ratio(before: _Side, after: _Side, shared: _Shared, interleaved: bool) -> stats.Ratio | None:
+def _ratio(before: _Side, after: _Side, interleaved: bool) -> stats.Ratio | None:
     if interleaved:
         return stats.paired_ratio(before.launches_s, after.launches_s)
+    sitting_sd = SITTING_SD.get(before.vendor, SITTING_SD_ELSEWHERE)
     # One round alone shows no spread of its own: it brings the assumed one.
-    alone = [side for side in (before, after) if len(side.launches_s) == 1 and not shared.launch_df]
-    single = len(alone) * LAUNCH_SD**2
-    return stats.welch_ratio(
-        before.launches_s,
-        after.launches_s,
-        extra_variance=shared.sitting_variance(before.vendor) + single,
-        extra_df=SITTING_DF,
-        prior_variance=shared.launch_variance,
-        prior_df=shared.launch_df,
-    )
+    alone = sum(len(side.launches_s) == 1 for side in (before, after))
+    extra = 2 * sitting_sd**2 + alone * LAUNCH_SD**2
+    return stats.welch_ratio(before.launches_s, after.launches_s, extra_variance=extra, extra_df=SITTING_DF)
 
 
 def _marked(rows: list[Comparison]) -> list[Comparison]:

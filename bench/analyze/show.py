@@ -150,10 +150,8 @@ def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
     lines += [f"only after: {plain(case)}" for case in document["only_after"]]
     lines += [f"also differs: {plain(difference)}" for difference in document["differences"]]
     if any(row["verdict"] != "not comparable" and not row["interleaved"] for row in rows):
-        typical = document["typical_change"]
-        shared = f", which may be most of the typical change of {units.percent(typical)}" if typical else ""
         lines.append(
-            f"the sides did not take turns: intervals include the machine's drift between sittings{shared}; "
+            "the sides did not take turns: intervals include the machine's drift between sittings; "
             "run them alternately, several times each, to see smaller differences"
         )
     header = ["case", "before", "after", "time ratio", "95 % interval", "rounds", "verdict"]
@@ -226,6 +224,12 @@ def timers(readings: Sequence[dict[str, Any]]) -> str:
         for one in readings
     ]
     return tabulate(["timer", "median", "to ours", "verdict"], body)
+
+
+def verdicts(found: Sequence[dict[str, Any]]) -> str:
+    """One line for each thing that must hold."""
+    body = [[plain(one[key]) for key in ("name", "measured", "required", "verdict")] for one in found]
+    return tabulate(["check", "measured", "required", "verdict"], body)
 
 
 def tabulate(header: list[str], body: Cells, style: str = "simple") -> str:

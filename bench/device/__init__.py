@@ -6,8 +6,9 @@ Detection needs torch, so it happens in a worker process and never in the proces
 import importlib
 from pathlib import Path
 
-from bench.device.base import Absence, Case, Device, Facts, Reading, Step
+from bench.device.base import Absence, Case, Device, Facts, Step
 from bench.errors import UserError, describe
+from bench.sensors import Reading
 
 __all__ = ["Absence", "Case", "Device", "Facts", "Reading", "Step", "absences", "accelerators", "find", "vendors"]
 

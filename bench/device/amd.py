@@ -1,4 +1,4 @@
-"""AMD: ROCm through torch, which keeps CUDA's names there. Sensors are not read yet."""
+"""AMD: ROCm through torch, which keeps CUDA's names there."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,16 @@ class Amd(Device):
     def capture(self, run: Callable[[], object]) -> Callable[[], object]:
         """`run` recorded as a HIP graph, which torch drives by the same calls."""
         return Nvidia.capture(self, run)  # type: ignore[arg-type]
+
+    def board(self) -> str | None:
+        """By its place on the bus, else by UUID, else by HIP's own index: whatever this torch tells."""
+        import torch
+
+        found = torch.cuda.get_device_properties(self.index)
+        if hasattr(found, "pci_bus_id") and hasattr(found, "pci_domain_id"):
+            return f"pci:{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
+        uuid = getattr(found, "uuid", None)
+        return f"uuid:{uuid}" if uuid is not None else f"hip:{self.index}"
 
     # cache_bytes: the reported L2 is not the Infinity Cache, so the assumption of the base stands.
 

@@ -1,9 +1,18 @@
-"""Huawei Ascend: the NPU back end that the package torch_npu adds to torch. Sensors are not read yet."""
+"""Huawei Ascend: the NPU back end that the package torch_npu adds to torch."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 from bench.device.base import Absence, Device
+
+
+class Ascend(Device):
+    """One NPU."""
+
+    def board(self) -> str | None:
+        """The driver's own number of the NPU; None where an environment variable has renumbered them for torch."""
+        return None if os.environ.get("ASCEND_RT_VISIBLE_DEVICES") else str(self.index)
 
 
 def detect() -> list[Device]:
@@ -16,7 +25,7 @@ def detect() -> list[Device]:
     if not torch.npu.is_available():
         return []
     return [
-        Device(vendor="ascend", index=index, name=torch.npu.get_device_name(index), backend="npu")
+        Ascend(vendor="ascend", index=index, name=torch.npu.get_device_name(index), backend="npu")
         for index in range(torch.npu.device_count())
     ]
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from bench import sensors
 from bench.cost import Cost
 from bench.errors import Unsupported
+from bench.sensors import Reading, Sensors
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +27,6 @@ _NARROW = {"float8_e4m3fn": 448.0, "int8": 127.0}
 
 
 Facts = dict[str, float | str]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One quantity of a device: a number in SI units, or the reason why there is none."""
-
-    value: float | None
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,10 +174,14 @@ class Device:
     def use_precision(self, dtype: str) -> None:
         """How products of float32 are computed from here on: with all their bits, or for `tf32` with fewer."""
 
+    def wait(self, seconds: float) -> None:
+        """Lets time pass and touches nothing, not even to open the device."""
+        time.sleep(seconds)
+
     def rest(self, seconds: float) -> None:
         """Leaves the device idle."""
         self.synchronize()
-        time.sleep(seconds)
+        self.wait(seconds)
 
     # Data
 
@@ -280,6 +278,20 @@ class Device:
         """Version of the driver."""
         return None
 
+    def board(self) -> str | None:
+        """How the driver's own tools know the board, for its sensors to be found by: never an index of torch's."""
+        return self.uuid()
+
+    def sensors(self) -> Sensors:
+        """What the board tells of itself. Opened without torch, so that another process can do the same."""
+        return sensors.open_board(self.vendor, self.board())
+
     def read_sensors(self) -> dict[str, Reading]:
         """Every quantity that this vendor's boards may tell, each a number or a reason."""
-        return {}
+        opened = self.sensors()
+        try:
+            return opened.probe()
+        except sensors.Lost as error:
+            return dict.fromkeys(sensors.TICK, Reading(None, str(error)))
+        finally:
+            opened.close()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bench.device.base import FALLBACK_CACHE_BYTES, Absence, Device, Reading
+from bench.device.base import FALLBACK_CACHE_BYTES, Absence, Device
+from bench.sensors import Reading
 
 if TYPE_CHECKING:
     import torch

@@ -1,10 +1,17 @@
-"""Intel GPUs: XPU through torch. Sensors are not read yet."""
+"""Intel GPUs: XPU through torch."""
 
 from bench.device.base import FALLBACK_CACHE_BYTES, Absence, Device
 
 
 class Intel(Device):
     """One XPU device."""
+
+    def board(self) -> str | None:
+        """By UUID, where torch tells it."""
+        import torch
+
+        uuid = getattr(torch.xpu.get_device_properties(self.index), "uuid", None)
+        return None if uuid is None else f"uuid:{uuid}"
 
     def cache_bytes(self) -> int:
         """The last-level cache as the runtime reports it."""

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.device.base import Absence, Case, Device, Reading, Step
+from bench.device.base import Absence, Case, Device, Step
 from bench.errors import Unsupported
+from bench.sensors import Reading, Sensors, Withheld
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Spec:
     power_period_s: float = 0.1  # how often a power value is published
     power_window_s: float = 0.025  # over how much time before that it is a mean
     energy_period_s: float = 0.1  # how often the energy counter is published, in whole millijoules
+    energy_gain: float = 1.0  # of the counter
     sensor_phase_s: float = 0.037
     noise: float = 0.0  # relative standard deviation of a kernel's time
     seed: int = 0
@@ -81,12 +83,7 @@ class Virtual(Device):
         """Virtual host time."""
         return self.host_s
 
-    def rest(self, seconds: float) -> None:
-        """The device works off its queue and then idles."""
-        self.synchronize()
-        self.sleep(seconds)
-
-    def sleep(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Lets the host wait; the device works off its queue and cools down."""
         self.host_s += seconds
 
@@ -172,27 +169,13 @@ class Virtual(Device):
 
     # Power
 
-    def read_sensors(self) -> dict[str, Reading]:
-        """What the board would publish now, late and averaged as boards do."""
-        spec = self.simulated
-        published_s = self._published(spec.power_period_s)
-        counted_s = max(0.0, self._published(spec.energy_period_s))
-        power_w = self._power.joules(published_s - spec.power_window_s, published_s) / spec.power_window_s
-        return {
-            "power_w": Reading(power_w),
-            "energy_j": Reading(math.floor(self._power.joules(0.0, counted_s) * 1e3) / 1e3),
-            "power_limit_w": Reading(spec.cap_w),
-            "temperature_c": Reading(None, "a virtual device has no temperature"),
-        }
+    def sensors(self, now_s: Callable[[], float] | None = None) -> Sensors:
+        """The board's sensors, as they are now, or at any moment up to now: the past is known exactly."""
+        return _Published(self.simulated, self._power, now_s or self.now_s)
 
     def true_joules(self, start_s: float, end_s: float) -> float:
         """What a perfect meter would have counted between two moments."""
         return self._power.joules(start_s, end_s)
-
-    def _published(self, period_s: float) -> float:
-        """The last moment of publication before now."""
-        phase_s = self.simulated.sensor_phase_s
-        return math.floor((self.host_s - phase_s) / period_s) * period_s + phase_s
 
     # The simulation
 
@@ -276,6 +259,39 @@ class _History:
         last = index - 1
         whole_j = self._sums_j[last]
         return whole_j + self._extra_w[last] * (min(moment_s, self._ends_s[last]) - self._starts_s[last])
+
+
+class _Published(Sensors):
+    """What the board would publish at a moment, late and averaged as boards do."""
+
+    def __init__(self, spec: Spec, power: _History, now_s: Callable[[], float]) -> None:
+        super().__init__()
+        self._spec, self._power, self._now_s = spec, power, now_s
+
+    def asks(self) -> dict[str, Callable[[], float]]:
+        """Power, energy and limit; clocks and temperature are not simulated as readings."""
+        return {
+            "power_w": self._power_w,
+            "energy_j": self._energy_j,
+            "power_limit_w": lambda: self._spec.cap_w,
+            "temperature_c": self._temperature_c,
+        }
+
+    def _power_w(self) -> float:
+        spec, end_s = self._spec, self._last(self._spec.power_period_s)
+        return self._power.joules(end_s - spec.power_window_s, end_s) / spec.power_window_s
+
+    def _energy_j(self) -> float:
+        joules = self._power.joules(0.0, max(0.0, self._last(self._spec.energy_period_s)))
+        return math.floor(self._spec.energy_gain * joules * 1e3) / 1e3
+
+    def _temperature_c(self) -> float:
+        raise Withheld("a virtual device has no temperature")
+
+    def _last(self, period_s: float) -> float:
+        """The last moment of publication before now."""
+        phase_s = self._spec.sensor_phase_s
+        return math.floor((self._now_s() - phase_s) / period_s) * period_s + phase_s
 
 
 def detect() -> list[Device]:

@@ -4,7 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +14,9 @@ from bench import stats, workload
 from bench.cost import Cost
 from bench.device import Device
 from bench.errors import Unsupported, UserError, describe, is_out_of_memory
-from bench.measure import contention, timer
+from bench.measure import contention, telemetry, timer
 from bench.measure.messages import Job
+from bench.measure.meter import Meter
 from bench.record import Check, Contention, Flag, Identity, Protocol, Record, Timing, Work
 from bench.workload import Facts, Step, Workload
 
@@ -30,7 +31,19 @@ FAULT_SHARE = 0.01
 SHORTEST_SAMPLE_S = 20e-6
 
 
-def measure(device: Device, job: Job, seed: int, watch: contention.HostWatch) -> Iterator[Record]:
+@dataclass(frozen=True)
+class Witnesses:
+    """Who looks on while samples are taken: at the host, and at the board."""
+
+    host: contention.HostWatch
+    meter: Meter
+
+    def observer(self) -> timer.Observer:
+        """Both; the board's longer window lies round the host's."""
+        return timer.Observers(self.meter, self.host)
+
+
+def measure(device: Device, job: Job, seed: int, seen: Witnesses) -> Iterator[Record]:
     """The records of one case, each as soon as it is there: one as eager code runs it, and where launches set the pace
     a second without them.
     """
@@ -48,12 +61,21 @@ def measure(device: Device, job: Job, seed: int, watch: contention.HostWatch) ->
         if flush and case.duty == "burst":
             raise Unsupported("a burst needs buffers that rotate, and there is too little memory for them")
         runs, blocks = [step.run for step in steps], case.scale == "macro"
-        eager = timer.measure(device, runs, job.protocol, blocks=blocks, lead=flush, duty=case.duty, observer=watch)
+        if flush:
+            draft.why_no_energy = "the cache is emptied between the samples, and the board pays for that too"
+        elif case.duty == "burst":
+            draft.why_no_energy = "the device rests between the samples"
+        # Once is enough: what a board's own sensor is wrong by does not change from round to round.
+        wanted = job.round == 0 and seen.meter.board.boundary is not None and not draft.why_no_energy
+        seen.meter.energy_s = job.protocol.energy_s if wanted else 0.0
+        eager = timer.measure(
+            device, runs, job.protocol, blocks=blocks, lead=flush, duty=case.duty, observer=seen.observer()
+        )
         if case.waits:
             eager = replace(eager, enqueue_s=None)
-        yield draft.measured(device, steps, eager, cache, watch)
+        yield draft.measured(device, steps, eager, cache, seen)
         if eager.launch_bound:
-            yield from _without_launches(device, steps, job.protocol, eager, cache, watch, draft)
+            yield from _without_launches(device, steps, job.protocol, eager, cache, seen, draft)
     except (Unsupported, UserError) as error:
         yield draft.failed("unsupported", str(error))
     # One of the two places with a broad except: whatever a workload does wrong becomes its record, and the next runs.
@@ -92,7 +114,7 @@ def _without_launches(
     protocol: Protocol,
     eager: timer.Measurement,
     cache: str,
-    watch: contention.HostWatch,
+    seen: Witnesses,
     draft: "_Draft",
 ) -> Iterator[Record]:
     """The device's own time of the same steps: replayed from a graph, or from a queue that was filled beforehand.
@@ -112,17 +134,18 @@ def _without_launches(
         except Unsupported:
             pass
         else:
-            replayed = timer.measure(device, [replay], protocol, observer=watch)
+            replayed = timer.measure(device, [replay], protocol, observer=seen.observer())
             wrong = _replay_error(steps[0], replay, outputs[0])
-            yield draft.measured(device, steps, replayed.shared_by(len(steps)), cache, watch, wrong)
+            yield draft.measured(device, steps, replayed.shared_by(len(steps)), cache, seen, wrong)
             return
     # A mark on the host's clock waits for the queue, which would then be empty again.
     launches = len(steps) * max(1, draft.case.cost().launches)
     if draft.case.scale == "macro" or device.clock == "host" or launches > timer.QUEUE_DEPTH:
         return
-    draft.launch = "queued"
-    queued = _measure_queued(device, run_all, timer.QUEUE_DEPTH // launches, protocol, eager, watch)
-    yield draft.measured(device, steps, queued.shared_by(len(steps)), cache, watch)
+    draft.launch, draft.why_no_energy = "queued", "other work fills the queue between the samples"
+    seen.meter.energy_s = 0.0
+    queued = _measure_queued(device, run_all, timer.QUEUE_DEPTH // launches, protocol, eager, seen)
+    yield draft.measured(device, steps, queued.shared_by(len(steps)), cache, seen)
 
 
 def _replay_error(step: Step, replay: timer.Run, output: Any) -> float:
@@ -141,7 +164,7 @@ def _measure_queued(
     rounds: int,
     protocol: Protocol,
     eager: timer.Measurement,
-    watch: contention.HostWatch,
+    seen: Witnesses,
 ) -> timer.Measurement:
     """Samples of as many steps as a queue holds, launched while a filler that lasts longer keeps the device busy."""
     assert eager.enqueue_s is not None
@@ -158,7 +181,7 @@ def _measure_queued(
         for _ in range(rounds):
             run_all()
 
-    return timer.measure(device, [run_rounds], protocol, lead=lead, observer=watch).shared_by(rounds)
+    return timer.measure(device, [run_rounds], protocol, lead=lead, observer=seen.observer()).shared_by(rounds)
 
 
 class _Draft:
@@ -167,6 +190,7 @@ class _Draft:
     def __init__(self, case: Workload, job: Job) -> None:
         self.case = case
         self.launch: Any = "eager"
+        self.why_no_energy = ""
         self._found: Facts | None = None
         self._job = job
         self._started, self._anchor = now(), (time.time(), time.monotonic())
@@ -181,17 +205,24 @@ class _Draft:
         steps: list[Step],
         measured: timer.Measurement,
         cache: Any,
-        watch: contention.HostWatch,
+        seen: Witnesses,
         wrong: float = 0.0,
     ) -> Record:
         """The record of one measurement. Its output is checked now, after the load, on the buffers that were timed;
         `wrong` is what is known of its error already.
         """
-        evidence = watch.contention(measured.steps)
+        evidence = seen.host.contention(measured.steps)
         peak = device.peak_memory()
         check, unchecked = _checked(device, steps[0], self.case.tolerance(), wrong)
         facts = self._facts(device, steps[0])
-        reasons = {"energy": "not measured by this version", "telemetry": "not sampled by this version"}
+        told = telemetry.told(
+            seen.meter.trace,
+            seen.meter.board.publishing(self._job.periods_s),
+            reason=seen.meter.reason,
+            step_s=measured.median_s,
+            why_no_energy=self.why_no_energy,
+        )
+        reasons = dict(told.reasons)
         if peak.value is None:
             reasons["peak_memory_bytes"] = peak.reason
         if check is None:
@@ -220,7 +251,9 @@ class _Draft:
             check=check,
             contention=evidence,
             peak_memory_bytes=None if peak.value is None else int(peak.value),
-            flags=self._flags(device, measured, check, evidence),
+            energy=told.energy,
+            telemetry=told.telemetry,
+            flags=sorted({*self._flags(device, measured, check, evidence), *told.flags}),
             reasons=reasons,
             ended=now(),
         )

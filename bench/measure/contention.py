@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import stats
-from bench.measure.timer import Observer
+from bench.measure.timer import Observer, Run
 from bench.record import Contention
 
 # A window is noisy when other work took this much of the CPU from it.
@@ -42,11 +42,11 @@ class HostWatch(Observer):
         self._spin = spin_slowdown
         self._begin = self._end = _Counters.read()
 
-    def begin(self) -> None:
+    def begin(self, hold: Run) -> None:
         """Start of the window."""
         self._begin = _Counters.read()
 
-    def end(self) -> None:
+    def end(self, hold: Run) -> None:
         """End of the window."""
         self._end = _Counters.read()
 

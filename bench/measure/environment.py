@@ -98,6 +98,14 @@ def device_facts(device: Device) -> record.DeviceFacts:
     )
 
 
+def for_children() -> dict[str, str]:
+    """Environment of a process of ours, started with -P: this package is found from any folder, while a torch.py in the
+    working folder is not.
+    """
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+
+
 def harness() -> record.Harness:
     """Version of this program; from a git clone also the commit, and whether files were changed since."""
     from bench import __version__

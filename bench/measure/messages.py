@@ -4,7 +4,8 @@ import msgspec
 
 from bench.device import Absence
 from bench.measure.peers import Agreement
-from bench.record import DeviceFacts, Protocol, Record, Speeds
+from bench.measure.powercheck import Verdict
+from bench.record import DeviceFacts, Idle, Protocol, Record, Speeds
 from bench.workload import Scalar
 
 
@@ -24,10 +25,21 @@ class Job(msgspec.Struct, tag="case", frozen=True, kw_only=True):
     device: int
     round: int
     protocol: Protocol
+    periods_s: dict[str, float] = {}  # how often the board publishes power and energy, where that was seen
+
+
+class Rest(msgspec.Struct, tag="rest", frozen=True):
+    """Asks for the power of the idle device, over so long each time. The first order of a worker, or it is too late."""
+
+    seconds: float
 
 
 class CompareTimers(msgspec.Struct, tag="timers", frozen=True):
     """Asks how other timers read the same call."""
+
+
+class CheckPower(msgspec.Struct, tag="power", frozen=True):
+    """Asks whether power and energy are what they are taken for."""
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -44,9 +56,17 @@ class Described(msgspec.Struct, tag="described", frozen=True, kw_only=True):
 
 
 class Probed(msgspec.Struct, tag="probed", frozen=True):
-    """First, rough speeds."""
+    """First, rough speeds, and how often the board published its power and energy meanwhile."""
 
     speeds: Speeds
+    periods_s: dict[str, float]
+
+
+class Rested(msgspec.Struct, tag="rested", frozen=True):
+    """Power at rest, and why where it is not known."""
+
+    idle: Idle
+    reason: str
 
 
 class Measured(msgspec.Struct, tag="measured", frozen=True):
@@ -67,11 +87,17 @@ class TimersCompared(msgspec.Struct, tag="agreements", frozen=True):
     agreements: list[Agreement]
 
 
+class PowerChecked(msgspec.Struct, tag="verdicts", frozen=True):
+    """What holds and what does not."""
+
+    verdicts: list[Verdict]
+
+
 class Refused(msgspec.Struct, tag="refused", frozen=True):
     """The user can put it right: shown as it is."""
 
     message: str
 
 
-Order = Describe | Probe | Job | CompareTimers
-Reply = Ready | Described | Probed | Measured | Finished | TimersCompared | Refused
+Order = Describe | Probe | Rest | Job | CompareTimers | CheckPower
+Reply = Ready | Described | Probed | Rested | Measured | Finished | TimersCompared | PowerChecked | Refused

@@ -29,6 +29,10 @@ SAME_SPEED = 2.0
 MOST_ROUNDS = 10
 # Of a process that a workload starts for itself, with its import of torch.
 START_S = 5.0
+# At rest a device is watched for so long, with and without a context on it, after some quiet each time.
+REST_S, REST_QUIET_S = 5.0, 2.0
+# Until the energy counter has ticked at both ends of a window.
+TICKS_S = 0.3
 SHORTEST_WINDOW = 0.25  # of the suite's own
 LONGEST_WINDOW = 10.0
 
@@ -63,6 +67,7 @@ class PlannedCase:
     protocol: str  # its name
     fixed_s: float  # preparing, settling, checking: what no budget can shorten
     window_s: float
+    energy_s: float = 0.0  # by which the first round's window is longer, for its energy
 
     @property
     def estimate_s(self) -> float:
@@ -100,7 +105,18 @@ class Plan:
     @property
     def estimate_s(self) -> float:
         """Seconds in all."""
-        return self.num_workers * self.start_s + self.rounds * sum(planned.estimate_s for planned in self.cases)
+        return (
+            self.num_workers * self.start_s
+            + self.rounds * sum(planned.estimate_s for planned in self.cases)
+            + self.energy_s
+        )
+
+    @property
+    def energy_s(self) -> float:
+        """Seconds that energies take beyond the timing, rests included."""
+        metered = {planned.device for planned in self.cases if planned.energy_s}
+        rests_s = len(metered) * (self.start_s + 2 * (REST_S + REST_QUIET_S))
+        return rests_s + sum(planned.energy_s for planned in self.cases)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +161,16 @@ def validate(request: Request) -> None:
         _cases(entry, request, nowhere, [])
 
 
-def make(request: Request, speeds: list[Speeds], start_s: float) -> Plan:
-    """The plan for devices of these speeds. Raises UserError for anything that is not as the workloads have it."""
+def make(request: Request, speeds: list[Speeds], start_s: float, metered: list[bool] | None = None) -> Plan:
+    """The plan for devices of these speeds; `metered` says which of them tell power or energy. Raises UserError for
+    anything that is not as the workloads have it.
+    """
     suite, entries = _chosen(request)
     refused: list[Refused] = []
     planned = _unique([
-        planned_case(part, device, device_speeds, suite.protocols, entry.protocol)
+        planned_case(
+            part, device, device_speeds, suite.protocols, entry.protocol, metered=bool(metered and metered[device])
+        )
         for entry in entries
         for device, device_speeds in enumerate(speeds)
         for case in _cases(entry, request, device_speeds, refused)
@@ -174,8 +194,10 @@ def make(request: Request, speeds: list[Speeds], start_s: float) -> Plan:
 
 def fit(plan: Plan, budget_s: float, *, rounds_fixed: bool = False) -> Plan:
     """The plan for that much time. More time buys rounds first, because rounds are the evidence, then longer windows;
-    less time shortens windows, then rounds, and at last leaves out cases, from the suite's end.
+    less time leaves out the energies, shortens windows, then rounds, and at last leaves out cases, from the end.
     """
+    if plan.energy_s and plan.estimate_s > budget_s:
+        plan = _without_energies(plan)
     usable_s = 0.9 * budget_s  # an estimate that runs over by a tenth still keeps the promise
     if not plan.cases:
         return plan
@@ -393,7 +415,13 @@ def predicted_s(case: Workload, speeds: Speeds) -> float:
 
 
 def planned_case(
-    case: Workload, device: int, speeds: Speeds, protocols: dict[str, Protocol], name: str = ""
+    case: Workload,
+    device: int,
+    speeds: Speeds,
+    protocols: dict[str, Protocol],
+    name: str = "",
+    *,
+    metered: bool = False,
 ) -> PlannedCase:
     """The case with a guess of its time on a device of these speeds, by the protocol of that name or of its scale."""
     name = name or case.scale
@@ -402,12 +430,15 @@ def planned_case(
     # Filling buffers with data and checking the output take about 80 times as long as reading the buffers once.
     prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s + case.starts * START_S
     least_s = (protocol.settle_steps + 3) * step_s  # the first call, settling, checking
+    window_s = max(protocol.max_time_s, step_s)
+    held = metered and protocol.energy_s and case.duty != "burst"
     return PlannedCase(
         case=case,
         device=device,
         protocol=name,
         fixed_s=prepare_s + max(protocol.settle_s, least_s, HOLD_S if case.duty == "held" else 0.0),
-        window_s=max(protocol.max_time_s, step_s),
+        window_s=window_s,
+        energy_s=max(0.0, protocol.energy_s - window_s) + TICKS_S if held else 0.0,
     )
 
 
@@ -436,7 +467,12 @@ def _window_scale(plan: Plan, rounds: int, usable_s: float) -> float:
     devices = len({planned.device for planned in plan.cases})
     fixed_s = rounds * (devices * plan.start_s + sum(planned.fixed_s for planned in plan.cases))
     windows_s = rounds * sum(planned.window_s for planned in plan.cases)
-    return (usable_s - fixed_s) / windows_s if windows_s else math.inf
+    return (usable_s - fixed_s - plan.energy_s) / windows_s if windows_s else math.inf
+
+
+def _without_energies(plan: Plan) -> Plan:
+    protocols = {name: msgspec.structs.replace(one, energy_s=0.0) for name, one in plan.protocols.items()}
+    return replace(plan, protocols=protocols, cases=[replace(planned, energy_s=0.0) for planned in plan.cases])
 
 
 def _stretched(plan: Plan, scale: float) -> Plan:

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from bench.errors import UserError, without_paths
+from bench.measure import environment
 from bench.measure.messages import Order, Ready, Refused, Reply
 
 # A first import of torch from a network file system takes minutes.
@@ -52,16 +52,13 @@ class WorkerProcess:
             sys.executable, "-P", "-m", "bench.measure.worker",
             "--device", spec, "--threads", str(threads), "--seed", str(seed),
         ]  # fmt: skip
-        # Found from any folder, while a torch.py in the working folder is not: hence -P, and the root in its place.
-        root = str(Path(__file__).resolve().parent.parent.parent)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **allocator_settings(), **counts, "PYTHONPATH": path},
+            env={**environment.for_children(), **allocator_settings(), **counts},
             start_new_session=True,
         )
         self._replies: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()

@@ -23,7 +23,7 @@ from bench.measure import environment, messages, plan, preflight
 from bench.measure.case import empty_record, now, refused_record
 from bench.measure.journal import Journal
 from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess, allocator_settings
-from bench.record import Planned, Record, ResultFile, Session, Speeds
+from bench.record import Idle, Planned, Record, ResultFile, Session, Speeds
 
 Reply = TypeVar("Reply", bound=messages.Reply)
 
@@ -53,6 +53,14 @@ class Laboratory:
     software: dict[str, str]
     findings: list[record.Finding]
     start_s: float  # of one worker, from nothing to its first answer
+    periods_s: list[dict[str, float]] = field(default_factory=list)  # how often each board publishes power and energy
+    idle: list[Idle] = field(default_factory=list)
+    why_no_idle: str = "only measured where energies are asked for"
+
+    @property
+    def metered(self) -> list[bool]:
+        """Which devices tell power or energy."""
+        return [bool({"energy_j", "power_w", "power_average_w"} & facts.readings.keys()) for facts in self.devices]
 
 
 @dataclass(kw_only=True)
@@ -77,17 +85,18 @@ def look(device: str, seed: int, *, measure_speeds: bool = True) -> Laboratory:
     with contextlib.closing(first):
         described = ask(first, messages.Describe(), messages.Described)
         start_s = time.monotonic() - started
-        speeds = [_probe(first)] if measure_speeds else []
+        probed = [_probe(first)] if measure_speeds else []
     for spec in described.specs[1:] if measure_speeds else []:
         other = WorkerProcess(spec, threads, seed)
         with contextlib.closing(other):
-            speeds.append(_probe(other))
+            probed.append(_probe(other))
     host = environment.host(threads)
     host = msgspec.structs.replace(host, settings={**host.settings, **allocator_settings()})
     return Laboratory(
         specs=described.specs,
         devices=described.facts,
-        speeds=speeds,
+        speeds=[one.speeds for one in probed],
+        periods_s=[one.periods_s for one in probed],
         absences=described.absences,
         host=host,
         software=described.software,
@@ -133,13 +142,14 @@ def new_session(laboratory: Laboratory, planned: plan.Plan, *, seed: int, argv: 
         host=laboratory.host,
         software=laboratory.software,
         preflight=laboratory.findings,
+        idle=laboratory.idle,
         reasons=_unknown(laboratory),
     )
 
 
 def _unknown(laboratory: Laboratory) -> dict[str, str]:
     """Why a field of the session is null."""
-    reasons = {"idle_power": "not measured by this version"}
+    reasons = {"idle": laboratory.why_no_idle} if laboratory.why_no_idle else {}
     found = environment.harness()
     if found.commit is None:
         reasons |= dict.fromkeys(("harness.commit", "harness.dirty"), "not run from a git clone")
@@ -271,7 +281,8 @@ class _Run:
     def _measure(self, process: WorkerProcess, planned: plan.PlannedCase, round_index: int) -> bool:
         """One case; False when the worker did not survive it."""
         case, started = planned.case, now()
-        job = _job(case, planned.device, round_index, self._plan.protocols[planned.protocol])
+        periods_s = dict(enumerate(self._laboratory.periods_s)).get(planned.device)
+        job = _job(case, planned.device, round_index, self._plan.protocols[planned.protocol], periods_s)
         self._progress.begin(case.label(), round_index, self._plan.rounds, max(0.0, self._left_s))
         kept: list[Record] = []
         alive = True
@@ -318,17 +329,42 @@ def _answers(process: WorkerProcess, timeout_s: float) -> Iterator[messages.Meas
             return
 
 
-def _probe(process: WorkerProcess) -> Speeds:
-    return ask(process, messages.Probe(), messages.Probed).speeds
+def _probe(process: WorkerProcess) -> messages.Probed:
+    return ask(process, messages.Probe(), messages.Probed)
 
 
-def _job(case: workload.Workload, device: int, round_index: int, protocol: record.Protocol) -> messages.Job:
+def rested(laboratory: Laboratory, planned: plan.Plan, seed: int) -> Laboratory:
+    """The same, with the power of each device at rest where the plan asks for energies and the device tells power."""
+    if not any(planned.protocols[one.protocol].energy_s for one in planned.cases) or not any(laboratory.metered):
+        return laboratory
+    idle, reasons = [], []
+    for spec, metered in zip(laboratory.specs, laboratory.metered, strict=True):
+        if not metered:
+            idle.append(Idle(without_context_w=None, with_context_w=None, temperature_c=None))
+            reasons.append(f"{spec} tells no power")
+            continue
+        process = WorkerProcess(spec, laboratory.host.threads, seed)
+        with contextlib.closing(process):
+            found = ask(process, messages.Rest(seconds=plan.REST_S), messages.Rested)
+        idle.append(found.idle)
+        reasons += [f"{spec}: {found.reason}"] if found.reason else []
+    return replace(laboratory, idle=idle, why_no_idle=", ".join(reasons))
+
+
+def _job(
+    case: workload.Workload,
+    device: int,
+    round_index: int,
+    protocol: record.Protocol,
+    periods_s: dict[str, float] | None = None,
+) -> messages.Job:
     return messages.Job(
         workload=case.name,
         params=case.params(),
         device=device,
         round=round_index,
         protocol=protocol,
+        periods_s=periods_s or {},
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from bench.measure import environment, messages, runner
 from bench.measure.peers import Agreement
 from bench.measure.plan import Plan
+from bench.measure.powercheck import Verdict
 from bench.measure.process import WorkerProcess
 
 
@@ -14,6 +15,13 @@ def timers(device: str, seed: int) -> list[Agreement]:
     process = WorkerProcess(device, environment.usable_threads(), seed)
     with contextlib.closing(process):
         return runner.ask(process, messages.CompareTimers(), messages.TimersCompared).agreements
+
+
+def power(device: str, seed: int) -> list[Verdict]:
+    """Whether power and energy are what they are taken for. Raises UserError where `device` names nothing."""
+    process = WorkerProcess(device, environment.usable_threads(), seed)
+    with contextlib.closing(process):
+        return runner.ask(process, messages.CheckPower(), messages.PowerChecked).verdicts
 
 
 def identical(

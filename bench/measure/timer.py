@@ -37,6 +37,8 @@ BURST_SAMPLE_S = 5e-3
 # How long a load is held before its first sample, where that is what is measured: by then temperature and power limit
 # have set the clock.
 HOLD_S = 20.0
+# How much of the load at a time is run for an observer that wants it held.
+HOLD_STEP_S = 50e-3
 # A step is bound by its launch when launching takes this share of its time.
 LAUNCH_BOUND = 0.8
 
@@ -85,13 +87,34 @@ class Measurement:
 
 
 class Observer:
-    """Told when the samples begin and end. Whoever looks at the host or at sensors meanwhile derives from this."""
+    """Told when the samples begin and end. Whoever looks at the host or at sensors meanwhile derives from this.
 
-    def begin(self) -> None:
+    Either may take its time: as long as it calls `hold`, some tens of milliseconds of the same load each time, the
+    device is kept as busy as in the samples.
+    """
+
+    def begin(self, hold: Run) -> None:
         """The load has settled; samples follow. Called again where a window is measured again."""
 
-    def end(self) -> None:
+    def end(self, hold: Run) -> None:
         """The last sample is done."""
+
+
+class Observers(Observer):
+    """Several: the first begins first and ends last."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def begin(self, hold: Run) -> None:
+        """Every one, in order."""
+        for observer in self._observers:
+            observer.begin(hold)
+
+    def end(self, hold: Run) -> None:
+        """Every one, from the last."""
+        for observer in reversed(self._observers):
+            observer.end(hold)
 
 
 def measure(
@@ -237,7 +260,8 @@ class _Window:
             take = self._take_bursts
             assert self.lead is None, "a lead before each sample would end the rest"
         look = protocol.min_samples
-        observer.begin()
+        hold = self._hold(step_s)
+        observer.begin(hold)
         begin = self.device.now_s()
         while True:
             # Never more samples at once than the time left allows for: a slow step ends at its cap, not at its look.
@@ -252,7 +276,20 @@ class _Window:
                 break
             if len(self.samples_s) >= look:
                 look = min(protocol.max_samples, math.ceil(look * 1.5))
-        observer.end()
+        observer.end(hold)
+
+    def _hold(self, step_s: float) -> Run:
+        """The load of the samples without their marks, a little of it at a time."""
+        count = max(1, int(HOLD_STEP_S / max(step_s, 1e-9)))
+
+        def hold() -> None:
+            for _ in range(count):
+                if self.lead:
+                    self.lead()
+                next(self.rotation)()
+            self.device.synchronize()
+
+        return hold
 
     def _stop(self) -> Stop | None:
         """Why it is enough, or None. At a cap too it may be precise: led samples are too short for the least time."""

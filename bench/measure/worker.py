@@ -16,21 +16,26 @@ import msgspec
 from bench import device as devices
 from bench.device import Device
 from bench.errors import UserError
-from bench.measure import case, contention, environment, peers, speeds
+from bench.measure import case, contention, environment, meter, peers, powercheck, rest, speeds
 from bench.measure.messages import (
+    CheckPower,
     CompareTimers,
     Describe,
     Described,
     Finished,
     Measured,
     Order,
+    PowerChecked,
     Probe,
     Probed,
     Ready,
     Refused,
     Reply,
+    Rest,
+    Rested,
     TimersCompared,
 )
+from bench.record import Speeds
 
 
 def main() -> None:
@@ -84,6 +89,7 @@ class _Server:
         self._device = found[0]
         self._threads = threads
         self._seed = seed
+        self._meter: meter.Meter | None = None
         self._spin: float | None = None
         self._ready = False
 
@@ -95,17 +101,28 @@ class _Server:
             absences = devices.absences()
             yield Described(specs=specs, facts=facts, absences=absences, software=environment.software())
             return
+        if self._meter is None:  # before the first context: what opens it must not count as load
+            self._meter = meter.of(self._device, self._seed)
+        if isinstance(order, Rest):
+            yield Rested(*rest.measure(self._device, self._meter, order.seconds, self._get_ready))
+            return
         self._get_ready()
         if isinstance(order, Probe):
-            yield Probed(speeds.measure(self._device))
+            found: list[Speeds] = []
+            periods_s = self._meter.periods(lambda: found.append(speeds.measure(self._device)))
+            yield Probed(found[0], periods_s)
             return
         if isinstance(order, CompareTimers):
             yield TimersCompared(peers.timers(self._device))
             return
+        if isinstance(order, CheckPower):
+            periods_s = self._meter.periods(lambda: speeds.measure(self._device))
+            yield PowerChecked(list(powercheck.check(self._device, self._meter, periods_s)))
+            return
         if self._spin is None:
             self._spin = contention.spin()
-        watch = contention.HostWatch(self._threads, self._spin)
-        for record in case.measure(self._device, order, self._seed, watch):
+        seen = case.Witnesses(contention.HostWatch(self._threads, self._spin), self._meter)
+        for record in case.measure(self._device, order, self._seed, seen):
             yield Measured(record)
         yield Finished(spoilt=self._device.spoilt)
 

@@ -1,0 +1,231 @@
+"""Meter: the worker's end of the sampler. It watches one window after another, and never stands in a measurement's way.
+
+A window whose energy is asked for is longer than its timing needs: the load goes on until the energy counter has ticked
+at both ends and enough time lies between. Whatever becomes of the sensors, the timing is kept: a sampler that does not
+answer in time is ended, and every later window has that as its reason.
+"""
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from bench.device import Device
+from bench.device.virtual import Virtual
+from bench.energy import Board, Trace
+from bench.measure import environment, sampler
+from bench.measure.timer import Observer, Run
+
+# The first answer includes the interpreter's start and the driver library's; later ones a few calls.
+OPEN_LIMIT_S, ANSWER_LIMIT_S = 30.0, 5.0
+
+
+class Meter(Observer):
+    """Watches windows. `energy_s` is how long a window must last for its energy; 0 where none is asked for."""
+
+    energy_s: float = 0.0
+
+    def __init__(self) -> None:
+        self.board = Board(boundary=None)
+        self.trace: Trace | None = None
+        self.reason = ""  # why there is no trace
+
+    def periods(self, load: Callable[[], object]) -> dict[str, float]:
+        """How often the board publishes, seen under `load`."""
+        load()
+        return {}
+
+    def idle(self, seconds: float) -> Trace | None:
+        """What the board tells while nothing runs on it for so long."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends the watching for good."""
+
+
+def of(device: Device, seed: int) -> Meter:
+    """The meter for this device."""
+    return SimulatedMeter(device, seed) if isinstance(device, Virtual) else ProcessMeter(device, seed)
+
+
+class SimulatedMeter(Meter):
+    """The same sampler, run in the simulated time of a virtual device after the window instead of beside it."""
+
+    def __init__(self, device: Virtual, seed: int) -> None:
+        super().__init__()
+        self._device, self._seed, self._begin_s = device, seed, 0.0
+        sensors = device.sensors()
+        readings = sensors.probe()
+        self.board = Board(boundary=sensors.boundary, power_limit_w=readings["power_limit_w"].value)
+
+    def begin(self, hold: Run) -> None:
+        """From now on."""
+        self.trace, self._begin_s = None, self._device.now_s()
+        if self.energy_s:
+            self._hold(hold, self._begin_s + sampler.EDGE_LIMIT_S)
+
+    def end(self, hold: Run) -> None:
+        """Until now, or until the energy is known."""
+        if self.energy_s:
+            self._hold(hold, self._begin_s + sampler.EDGE_LIMIT_S + self.energy_s)
+        end_s = self._device.now_s()
+        if self.energy_s:
+            self._hold(hold, end_s + sampler.EDGE_LIMIT_S)
+        self.trace = self._watch(end_s)
+
+    def idle(self, seconds: float) -> Trace | None:
+        """The device rests."""
+        self._begin_s = self._device.now_s()
+        self._device.wait(seconds)
+        return self._watch(self._device.now_s())
+
+    def periods(self, load: Callable[[], object]) -> dict[str, float]:
+        """Seen over the load's own time, or three seconds of rest after it where that was short."""
+        begin_s = self._device.now_s()
+        load()
+        clock = _Simulated(begin_s, max(self._device.now_s(), begin_s + 3.0))
+        return self._sampler(clock).periods()
+
+    def _watch(self, end_s: float) -> Trace:
+        return self._sampler(_Simulated(self._begin_s, end_s)).watch(align=bool(self.energy_s))
+
+    def _sampler(self, clock: "_Simulated") -> sampler.Sampler:
+        sensors = self._device.sensors(clock.now_s)
+        sensors.probe()
+        return sampler.Sampler(sensors, clock, seed=self._seed)
+
+    def _hold(self, hold: Run, until_s: float) -> None:
+        while self._device.now_s() < until_s:
+            hold()
+
+
+class _Simulated:
+    """A clock that jumps to the moment that is waited for."""
+
+    def __init__(self, begin_s: float, end_s: float) -> None:
+        self._now_s, self._end_s = begin_s, end_s
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def wait_until(self, moment_s: float) -> bool:
+        ended = moment_s >= self._end_s
+        # Once the window has ended only the counter's tick is awaited, and time goes on as it is asked.
+        self._now_s = max(self._now_s, moment_s if not ended or self._now_s >= self._end_s else self._end_s)
+        return ended
+
+
+class ProcessMeter(Meter):
+    """A sampler beside this process."""
+
+    def __init__(self, device: Device, seed: int) -> None:
+        super().__init__()
+        self._device = device
+        command = [
+            sys.executable, "-P", "-m", "bench.measure.sampler",
+            "--vendor", device.vendor, "--board", device.board() or "", "--seed", str(seed),
+        ]  # fmt: skip
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment.for_children(),
+        )
+        self._replies: queue.SimpleQueue[sampler.Reply | None] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        opened = self._answer(OPEN_LIMIT_S)
+        if isinstance(opened, sampler.Opened):
+            known = ("power_limit_w", "pcie_generation_max", "pcie_width_max")
+            readings = {name: opened.readings[name] for name in known if name in opened.readings}
+            tells = {"energy_j", "power_w", "power_average_w"} & opened.readings.keys()
+            boundary = opened.boundary if tells else None
+            self.board = Board(boundary=boundary, modelled=opened.modelled, **readings)
+
+    def begin(self, hold: Run) -> None:
+        """From now on, or from the energy counter's next tick: the load is held until then."""
+        self.trace = None
+        self._tell(sampler.Begin(align=bool(self.energy_s)))
+        self._hold_until_answered(hold)
+        self._answer(ANSWER_LIMIT_S)
+        self._begun_s = self._device.now_s()
+
+    def end(self, hold: Run) -> None:
+        """Until now, or until the energy is known."""
+        while not self.reason and self._device.now_s() < self._begun_s + self.energy_s:
+            hold()
+        self._tell(sampler.End())
+        self._hold_until_answered(hold)
+        ended = self._answer(ANSWER_LIMIT_S)
+        self.trace = ended.trace if isinstance(ended, sampler.Ended) else None
+
+    def idle(self, seconds: float) -> Trace | None:
+        """Nothing is run meanwhile."""
+        self._tell(sampler.Begin(align=False))
+        self._answer(ANSWER_LIMIT_S)
+        self._device.wait(seconds)
+        self._tell(sampler.End())
+        ended = self._answer(ANSWER_LIMIT_S)
+        return ended.trace if isinstance(ended, sampler.Ended) else None
+
+    def periods(self, load: Callable[[], object]) -> dict[str, float]:
+        """Seen while `load` runs."""
+        self._tell(sampler.Periods())
+        load()
+        self._tell(sampler.End())
+        found = self._answer(ANSWER_LIMIT_S)
+        return found.period_s if isinstance(found, sampler.Published) else {}
+
+    def close(self) -> None:
+        """Ends the process; one that hangs in a driver is left to the kernel."""
+        with contextlib.suppress(OSError):
+            self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()  # type: ignore[union-attr]
+
+    def _hold_until_answered(self, hold: Run) -> None:
+        limit_s = self._device.now_s() + ANSWER_LIMIT_S
+        while not self.reason and self._replies.empty() and self._device.now_s() < limit_s:
+            hold()
+
+    def _tell(self, order: sampler.Order) -> None:
+        if self.reason:
+            return
+        assert self._process.stdin is not None
+        try:
+            os.write(self._process.stdin.fileno(), msgspec.json.encode(order) + b"\n")
+        except OSError:
+            self._give_up("the sampler has ended")
+
+    def _answer(self, limit_s: float) -> sampler.Reply | None:
+        """The next reply; None once there will be none, and `reason` says why."""
+        if self.reason:
+            return None
+        try:
+            reply = self._replies.get(timeout=limit_s)
+        except queue.Empty:
+            self._give_up(f"the sensors did not answer within {limit_s:.0f} s")
+            return None
+        if reply is None:
+            self._give_up("the sampler has ended")
+        elif isinstance(reply, sampler.Failed):
+            self._give_up(reply.reason)
+        return reply
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = reason
+        self.close()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        decoder = msgspec.json.Decoder(sampler.Reply)
+        with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
+            for line in self._process.stdout:
+                self._replies.put(decoder.decode(line))
+        self._replies.put(None)

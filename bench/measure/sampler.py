@@ -1,0 +1,278 @@
+"""Sampler: looks at a board's sensors while a worker loads it. A process of its own, started by the worker.
+
+In a thread of the worker a reading would wait for the interpreter, and the load for the reading; and a hung driver call
+would hang the load with it. Here nothing of torch is imported, times are on the monotonic clock that all processes of a
+host share, and the worker tells begin and end by a line on standard input. When the worker dies that ends, and so does
+this.
+
+Looks follow an absolute schedule, each moved at random by a fifth of a period: a load whose own period is near the
+sensor's would otherwise be seen at the same phase each time.
+"""
+
+import argparse
+import itertools
+import os
+import queue
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from bench.energy import Edge, Tick, Trace
+from bench.sensors import COUNTERS, TICK, Lost, Sensors, Withheld, open_board
+
+PERIOD_S = 0.1
+JITTER = 0.2
+# While an energy counter's tick is awaited. Some boards answer nothing, or zero, when asked this often.
+POLL_S, SLOW_POLL_S = 0.004, 0.02
+# A counter that did not tick for so long does not tick.
+EDGE_LIMIT_S = 0.5
+# Asked at both ends of a window, the load running: a link sleeps when its board is idle.
+ENDS = (
+    *COUNTERS,
+    "pcie_generation",
+    "pcie_width",
+    "memory_used_bytes",
+    "compute_processes",
+    "performance_state",
+    "remapped_rows_pending",
+    "remapped_rows_failed",
+    "recovery_action",
+)
+# Only where a board has no counters of throttled time: a look at its present reasons, ten times a second.
+REASONS = "throttle_reasons"
+
+
+class Begin(msgspec.Struct, tag="begin", frozen=True):
+    """Starts a trace. `align`: first and last wait for a tick of the energy counter."""
+
+    align: bool
+
+
+class End(msgspec.Struct, tag="end", frozen=True):
+    """Ends it."""
+
+
+class Periods(msgspec.Struct, tag="periods", frozen=True):
+    """Asks how often the board publishes, under a load that varies. Answered when `End` comes."""
+
+
+class Opened(msgspec.Struct, tag="opened", frozen=True, kw_only=True):
+    """The sensors are open: what they cover, and what they told when asked for everything."""
+
+    boundary: str | None
+    modelled: bool
+    readings: dict[str, float]
+
+
+class Began(msgspec.Struct, tag="began", frozen=True):
+    """The window may begin."""
+
+
+class Ended(msgspec.Struct, tag="ended", frozen=True):
+    """What was seen."""
+
+    trace: Trace
+
+
+class Published(msgspec.Struct, tag="published", frozen=True):
+    """Median time between two changes of a quantity, of those that changed often enough to tell."""
+
+    period_s: dict[str, float]
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """The sensors cannot be opened any more."""
+
+    reason: str
+
+
+Order = Begin | End | Periods
+Reply = Opened | Began | Ended | Published | Failed
+
+
+class Clock(Protocol):
+    """Time, and the wait for the end of a window."""
+
+    def now_s(self) -> float:
+        """The monotonic clock."""
+
+    def wait_until(self, moment_s: float) -> bool:
+        """Sleeps; True when the window is to end, as soon as it is."""
+
+
+class Sampler:
+    """The loop, with clock and sensors given to it: the same code runs on a simulated board in simulated time."""
+
+    def __init__(self, sensors: Sensors, clock: Clock, *, seed: int = 0, period_s: float = PERIOD_S) -> None:
+        """`sensors` have been probed."""
+        self._sensors = sensors
+        self._clock = clock
+        self._random = random.Random(seed)  # noqa: S311  a schedule, not a secret
+        self._period_s = period_s
+        self._names = TICK if sensors.has("throttle_power_cap_s") else (*TICK, REASONS)
+
+    def watch(self, align: bool, began: Callable[[], None] = lambda: None) -> Trace:
+        """Looks until the clock says that the window ends. `began` is called when the window may begin."""
+        ticks: list[Tick] = []
+        first: dict[str, float] = {}
+        last: dict[str, float] = {}
+        start = stop = begin_s = None
+        lost = ""
+        try:
+            first = self._sensors.read(ENDS)
+            start = self._edge() if align else None
+            begin_s = self._clock.now_s()
+            began()
+            self._look_until_the_end(ticks, begin_s)
+            stop = self._edge() if start else None
+            last = self._sensors.read(ENDS)
+        except Lost as error:
+            lost = str(error)
+        if begin_s is None:
+            begin_s = self._clock.now_s()
+            began()
+        return Trace(
+            begin_s=begin_s,
+            end_s=self._clock.now_s(),
+            period_s=self._period_s,
+            ticks=ticks,
+            start=start,
+            stop=stop,
+            first=first,
+            last=last,
+            lost=lost,
+        )
+
+    def periods(self) -> dict[str, float]:
+        """Time between two published values of power and energy, the median of at least 20."""
+        changes: dict[str, list[float]] = {"power_w": [], "energy_j": []}
+        seen: dict[str, float] = {}
+        while not self._clock.wait_until(self._clock.now_s() + POLL_S):
+            values = self._sensors.read(changes)
+            moment_s = self._clock.now_s()
+            for name, value in values.items():
+                if seen.get(name, value) != value:
+                    changes[name].append(moment_s)
+                seen[name] = value
+        gaps = {name: sorted(b - a for a, b in itertools.pairwise(at)) for name, at in changes.items()}
+        return {f"{name.partition('_')[0]}_period_s": one[len(one) // 2] for name, one in gaps.items() if len(one) > 20}
+
+    def _look_until_the_end(self, ticks: list[Tick], begin_s: float) -> None:
+        number = 0
+        while True:
+            before_s = self._clock.now_s()
+            values = self._sensors.read(self._names)
+            after_s = self._clock.now_s()
+            ticks.append(Tick((before_s + after_s) / 2, after_s - before_s, values))
+            # A call that took longer than a period leaves looks out; it does not make them follow one another.
+            number = max(number + 1, int((after_s - begin_s) / self._period_s) + 1)
+            jitter_s = self._random.uniform(-JITTER, JITTER) * self._period_s
+            if self._clock.wait_until(begin_s + number * self._period_s + jitter_s):
+                return
+
+    def _edge(self) -> Edge | None:
+        """The next tick of the energy counter, or None where it is not told or does not tick."""
+        if not self._sensors.has("energy_j"):
+            return None
+        poll_s, before = POLL_S, self._sensors.read(("energy_j",)).get("energy_j")
+        asked_s = self._clock.now_s()
+        limit_s = asked_s + EDGE_LIMIT_S
+        while asked_s < limit_s:
+            # The end of the window may come meanwhile; the tick is awaited all the same.
+            self._clock.wait_until(asked_s + poll_s)
+            began_s = self._clock.now_s()
+            value = self._sensors.read(("energy_j",)).get("energy_j")
+            now_s = (began_s + self._clock.now_s()) / 2
+            if not value:
+                poll_s = SLOW_POLL_S
+            elif before is not None and value != before:
+                return Edge(t_s=now_s, late_s=now_s - asked_s, energy_j=value)
+            before, asked_s = value or before, now_s
+        return None
+
+
+class _Wall:
+    """Real time; the end comes as an order."""
+
+    def __init__(self, orders: "queue.SimpleQueue[Order]") -> None:
+        self._orders = orders
+        self._ended = False
+
+    def now_s(self) -> float:
+        return time.perf_counter_ns() / 1e9
+
+    def wait_until(self, moment_s: float) -> bool:
+        if self._ended:
+            time.sleep(max(0.0, moment_s - self.now_s()))
+            return True
+        try:
+            self._ended = isinstance(self._orders.get(timeout=max(1e-4, moment_s - self.now_s())), End)
+        except queue.Empty:
+            pass
+        return self._ended
+
+    def restart(self) -> None:
+        """A new window."""
+        self._ended = False
+
+
+def main() -> None:
+    """Serves orders until standard input ends."""
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--vendor", required=True)
+    arguments.add_argument("--board", required=True)
+    arguments.add_argument("--seed", type=int, required=True)
+    options = arguments.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # the worker decides, and its death ends us
+        signal.signal(number, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # a vendor's package may print
+    orders = _orders_until_the_worker_dies()
+
+    def reply(answer: Reply) -> None:
+        replies.write(msgspec.json.encode(answer) + b"\n")
+
+    sensors = open_board(options.vendor, options.board or None)
+    clock = _Wall(orders)
+    try:
+        readings = {name: reading.value for name, reading in sensors.probe().items() if reading.value is not None}
+    except Lost as error:
+        reply(Failed(str(error)))
+        return
+    reply(Opened(boundary=sensors.boundary, modelled=sensors.modelled, readings=readings))
+    sampler = Sampler(sensors, clock, seed=options.seed)
+    while True:
+        order = orders.get()
+        clock.restart()
+        try:
+            if isinstance(order, Begin):
+                reply(Ended(sampler.watch(order.align, lambda: reply(Began()))))
+            elif isinstance(order, Periods):
+                reply(Published(sampler.periods()))
+        except (Lost, Withheld) as error:
+            reply(Failed(str(error)))
+
+
+def _orders_until_the_worker_dies() -> "queue.SimpleQueue[Order]":
+    orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+    decoder = msgspec.json.Decoder(Order)
+
+    def read() -> None:
+        with open(0, "rb", buffering=0, closefd=False) as stream:
+            while line := stream.readline():
+                orders.put(decoder.decode(line))
+        os._exit(0)  # a call into a driver may hang in the main thread
+
+    threading.Thread(target=read, daemon=True).start()
+    return orders
+
+
+if __name__ == "__main__":
+    assert "torch" not in sys.modules
+    main()

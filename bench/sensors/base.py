@@ -1,0 +1,127 @@
+"""Sensors: what a board tells of itself while others work. One file for each vendor, and never torch.
+
+The sampler asks from a process of its own beside the worker: a context of torch's would cost memory and power on the
+very board that is judged, and a thread in the worker would wait for the interpreter when it should read. Every quantity
+is asked for once and none assumed from a model's name; what a board, a driver or a permission withholds has a reason.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+# What may be asked several times a second. The rest is asked at the two ends of a window only: some of it takes
+# milliseconds, or holds a lock of the driver's for as long.
+TICK = (
+    "power_w",
+    "power_average_w",
+    "energy_j",
+    "clock_hz",
+    "memory_clock_hz",
+    "temperature_c",
+    "memory_temperature_c",
+    "kernel_active",
+    "memory_active",
+)
+# Counters that only rise: the difference over a window says what happened in it.
+COUNTERS = (
+    "throttle_power_cap_s",
+    "throttle_sync_boost_s",
+    "throttle_thermal_s",
+    "throttle_hw_thermal_s",
+    "throttle_power_brake_s",
+    "ecc_corrected",
+    "ecc_uncorrected",
+    "pcie_replays",
+    "xid_errors",
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One quantity: a number in SI units, or the reason why there is none."""
+
+    value: float | None
+    reason: str = ""
+
+
+class Withheld(Exception):
+    """A quantity is not told, now or ever; the message says why."""
+
+
+class Lost(Exception):
+    """The board is gone from the bus, or wants a reset: nothing more will come from it."""
+
+
+class Sensors:
+    """All that one board tells. A vendor's file says how each quantity is asked; the rest is here.
+
+    `boundary` is what power and energy cover: `gpu_board`, `module` (with the CPU beside the GPU), `whole_gpu` (of
+    which a MIG slice is a part), `package`; None where neither is told. `modelled` where the vendor computes them from
+    activity instead of measuring.
+    """
+
+    boundary: str | None = "gpu_board"
+    modelled: bool = False
+
+    def asks(self) -> dict[str, Callable[[], float]]:
+        """How each quantity is asked, in SI units. Asking raises Withheld, or Lost."""
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        self.readings: dict[str, Reading] = {}
+        self._asks: dict[str, Callable[[], float]] = {}
+
+    def probe(self) -> dict[str, Reading]:
+        """Asks for everything once. From here on only what was told is asked again."""
+        found = self.asks()
+        self.readings = {name: _reading(ask) for name, ask in found.items()}
+        self._asks = {name: ask for name, ask in found.items() if self.readings[name].value is not None}
+        return self.readings
+
+    def has(self, name: str) -> bool:
+        """Whether `probe` was told this quantity."""
+        return name in self._asks
+
+    def read(self, names: Iterable[str]) -> dict[str, float]:
+        """The quantities of `names` that the board tells, now; one that is withheld this time is left out.
+
+        Raises Lost. A vendor that can ask for several in one call overrides this.
+        """
+        values = {}
+        for name in names:
+            if ask := self._asks.get(name):
+                reading = _reading(ask)
+                if reading.value is not None:
+                    values[name] = reading.value
+        return values
+
+    def close(self) -> None:
+        """Gives back what was opened."""
+
+
+class NoSensors(Sensors):
+    """A board of which nothing can be read, and why."""
+
+    boundary = None
+
+    def __init__(self, reason: str, quantities: Iterable[str] = TICK) -> None:
+        super().__init__()
+        self._reason, self._quantities = reason, tuple(quantities)
+
+    def asks(self) -> dict[str, Callable[[], float]]:
+        """Nothing is told."""
+
+        def withheld() -> float:
+            raise Withheld(self._reason)
+
+        return dict.fromkeys(self._quantities, withheld)
+
+
+def _reading(ask: Callable[[], float]) -> Reading:
+    """What is told, or why not. A value's bounds are judged by whoever uses it, not here."""
+    try:
+        return Reading(float(ask()))
+    except Withheld as error:
+        return Reading(None, str(error))
+    # A name, a type or a shape that this driver or binding lacks.
+    except (AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+        return Reading(None, f"{type(error).__name__}: {error}")

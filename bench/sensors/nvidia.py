@@ -1,0 +1,351 @@
+"""NVIDIA's boards, through NVML.
+
+CUDA's index, NVML's index and the order in CUDA_VISIBLE_DEVICES are three different things, so a board is only ever
+looked up by the UUID that torch reports for it. Nothing is assumed from an architecture's name: each quantity is asked
+for in the ways that drivers have had for it, and the first that works is the way it is asked from then on. Names,
+units and meanings are those of nvml.h (API 13).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from types import ModuleType
+from typing import Any
+
+from bench.sensors.base import Lost, Reading, Sensors, Withheld
+
+
+@dataclass(frozen=True)
+class Field:
+    """A quantity told by nvmlDeviceGetFieldValues, of which many fit into one call."""
+
+    constant: str
+    per_unit: float = 1  # how many of the driver's units make one of ours
+    scope: int | None = None  # whose power it is; None where that is no question
+    unknown: float | None = None  # the number that stands for none
+
+
+Way = Field | Callable[[Any, Any], float]
+
+_GPU, _MODULE = 0, 1  # NVML_POWER_SCOPE_*; older bindings know the fields and not these names
+# The header's nvmlValueType_t, in its order: which member of the union holds the value.
+_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+# Asked of the MIG slice itself; everything else is only told of the whole GPU.
+_OF_SLICE = {"memory_used_bytes", "memory_total_bytes", "compute_processes"}
+
+
+def _power_usage(*, averaged: bool) -> Way:
+    """nvmlDeviceGetPowerUsage, where it means what is asked: by the header a mean over 1 s on Ampere (except GA100,
+    compute capability 8.0) and newer, else the power of the moment.
+    """
+
+    def ask(nvml: Any, board: Any) -> float:
+        if (nvml.nvmlDeviceGetCudaComputeCapability(board) > (8, 0)) != averaged:
+            raise Withheld("not what nvmlDeviceGetPowerUsage tells on this GPU")
+        return float(nvml.nvmlDeviceGetPowerUsage(board) / 1e3)
+
+    return ask
+
+
+def _performance_state(nvml: Any, board: Any) -> float:
+    state = nvml.nvmlDeviceGetPerformanceState(board)
+    if state == nvml.NVML_PSTATE_UNKNOWN:
+        raise Withheld("NVML does not know the performance state")
+    return float(state)
+
+
+def _ecc_errors(nvml: Any, board: Any, kind: int) -> float:
+    """Since the driver was loaded."""
+    return float(nvml.nvmlDeviceGetTotalEccErrors(board, kind, nvml.NVML_VOLATILE_ECC))
+
+
+# Vendor units are converted here and nowhere else: milliwatts, millijoules, megahertz, percent, nanoseconds.
+_QUANTITIES: dict[str, tuple[Way, ...]] = {
+    "power_w": (
+        Field("NVML_FI_DEV_POWER_INSTANT", 1e3, _GPU),
+        Field("NVML_FI_DEV_POWER_INSTANT", 1e3, _MODULE),
+        _power_usage(averaged=False),
+    ),
+    "power_average_w": (
+        Field("NVML_FI_DEV_POWER_AVERAGE", 1e3, _GPU),
+        Field("NVML_FI_DEV_POWER_AVERAGE", 1e3, _MODULE),
+        _power_usage(averaged=True),
+    ),
+    "energy_j": (
+        Field("NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1e3, _GPU),
+        Field("NVML_FI_DEV_ENERGY", 1e3, _MODULE),
+        lambda nvml, board: nvml.nvmlDeviceGetTotalEnergyConsumption(board) / 1e3,
+    ),
+    "clock_hz": (lambda nvml, board: nvml.nvmlDeviceGetClockInfo(board, nvml.NVML_CLOCK_SM) * 1e6,),
+    "clock_max_hz": (lambda nvml, board: nvml.nvmlDeviceGetMaxClockInfo(board, nvml.NVML_CLOCK_SM) * 1e6,),
+    "memory_clock_hz": (lambda nvml, board: nvml.nvmlDeviceGetClockInfo(board, nvml.NVML_CLOCK_MEM) * 1e6,),
+    "memory_clock_max_hz": (lambda nvml, board: nvml.nvmlDeviceGetMaxClockInfo(board, nvml.NVML_CLOCK_MEM) * 1e6,),
+    "temperature_c": (
+        lambda nvml, board: nvml.nvmlDeviceGetTemperatureV(board, nvml.NVML_TEMPERATURE_GPU),
+        lambda nvml, board: nvml.nvmlDeviceGetTemperature(board, nvml.NVML_TEMPERATURE_GPU),
+    ),
+    "memory_temperature_c": (Field("NVML_FI_DEV_MEMORY_TEMP", unknown=0),),
+    "temperature_margin_c": (lambda nvml, board: nvml.nvmlDeviceGetMarginTemperature(board),),  # up to the slowdown
+    # Shares of the driver's last sample period (1/6 s to 1 s) with at least one kernel, and with traffic to memory:
+    # neither occupancy nor efficiency nor bandwidth.
+    "kernel_active": (lambda nvml, board: nvml.nvmlDeviceGetUtilizationRates(board).gpu / 100,),
+    "memory_active": (lambda nvml, board: nvml.nvmlDeviceGetUtilizationRates(board).memory / 100,),
+    # What is enforced may be less than what was requested: there are limits set past the driver.
+    "power_limit_w": (lambda nvml, board: nvml.nvmlDeviceGetEnforcedPowerLimit(board) / 1e3,),
+    "power_limit_requested_w": (lambda nvml, board: nvml.nvmlDeviceGetPowerManagementLimit(board) / 1e3,),
+    "power_limit_default_w": (lambda nvml, board: nvml.nvmlDeviceGetPowerManagementDefaultLimit(board) / 1e3,),
+    "power_limit_min_w": (lambda nvml, board: nvml.nvmlDeviceGetPowerManagementLimitConstraints(board)[0] / 1e3,),
+    "power_limit_max_w": (lambda nvml, board: nvml.nvmlDeviceGetPowerManagementLimitConstraints(board)[1] / 1e3,),
+    "throttle_power_cap_s": (Field("NVML_FI_DEV_PERF_POLICY_POWER", 1e9),),
+    "throttle_sync_boost_s": (Field("NVML_FI_DEV_PERF_POLICY_SYNC_BOOST", 1e9),),
+    "throttle_thermal_s": (Field("NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN", 1e9),),
+    "throttle_hw_thermal_s": (Field("NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN", 1e9),),
+    "throttle_power_brake_s": (Field("NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN", 1e9),),
+    "throttle_reasons": (
+        lambda nvml, board: nvml.nvmlDeviceGetCurrentClocksEventReasons(board),
+        lambda nvml, board: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(board),
+    ),
+    "performance_state": (_performance_state,),
+    "ecc": (lambda nvml, board: nvml.nvmlDeviceGetEccMode(board)[0],),
+    "ecc_corrected": (lambda nvml, board: _ecc_errors(nvml, board, nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),),
+    "ecc_uncorrected": (lambda nvml, board: _ecc_errors(nvml, board, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),),
+    "remapped_rows_pending": (lambda nvml, board: nvml.nvmlDeviceGetRemappedRows(board)[2],),
+    "remapped_rows_failed": (lambda nvml, board: nvml.nvmlDeviceGetRemappedRows(board)[3],),
+    "recovery_action": (Field("NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"),),
+    "pcie_generation": (lambda nvml, board: nvml.nvmlDeviceGetCurrPcieLinkGeneration(board),),
+    "pcie_width": (lambda nvml, board: nvml.nvmlDeviceGetCurrPcieLinkWidth(board),),
+    "pcie_generation_max": (lambda nvml, board: nvml.nvmlDeviceGetMaxPcieLinkGeneration(board),),
+    "pcie_width_max": (lambda nvml, board: nvml.nvmlDeviceGetMaxPcieLinkWidth(board),),
+    "pcie_replays": (
+        Field("NVML_FI_DEV_PCIE_REPLAY_COUNTER"),
+        lambda nvml, board: nvml.nvmlDeviceGetPcieReplayCounter(board),
+    ),
+    # The first version counts the driver's own reserve as used.
+    "memory_used_bytes": (
+        lambda nvml, board: nvml.nvmlDeviceGetMemoryInfo(board, version=nvml.nvmlMemory_v2).used,
+        lambda nvml, board: nvml.nvmlDeviceGetMemoryInfo(board).used,
+    ),
+    "memory_total_bytes": (
+        lambda nvml, board: nvml.nvmlDeviceGetMemoryInfo(board, version=nvml.nvmlMemory_v2).total,
+        lambda nvml, board: nvml.nvmlDeviceGetMemoryInfo(board).total,
+    ),
+    # The driver knows no PID namespaces: in a container the list is the host's, wrong or empty.
+    "compute_processes": (lambda nvml, board: len(nvml.nvmlDeviceGetComputeRunningProcesses(board)),),
+    "mig": (lambda nvml, board: nvml.nvmlDeviceGetMigMode(board)[0],),
+    "persistence": (lambda nvml, board: nvml.nvmlDeviceGetPersistenceMode(board),),
+}
+
+_GPM_METRICS = {
+    "sm_active": "NVML_GPM_METRIC_SM_UTIL",
+    "sm_occupancy": "NVML_GPM_METRIC_SM_OCCUPANCY",
+    "tensor_active": "NVML_GPM_METRIC_ANY_TENSOR_UTIL",
+    "dram_active": "NVML_GPM_METRIC_DRAM_BW_UTIL",
+}
+_GPM_APART_S = 0.1  # the header asks for as much between two samples
+
+
+def open_board(board: str | None) -> "Nvidia":
+    """The sensors of the board that torch knows as `GPU-<uuid>`, which may be a slice of one. Raises Withheld."""
+    if board is None:
+        raise Withheld("this torch does not report the UUID of a board")
+    nvml, reason = _nvml()
+    if nvml is None:
+        raise Withheld(reason)
+    refused = []
+    for uuid in (board, board.replace("GPU-", "MIG-", 1)):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        except nvml.NVMLError as error:  # "lost" too: here it may be another board that is gone
+            refused.append(error)
+        else:
+            return Nvidia(nvml, handle, is_slice=uuid.startswith("MIG-"))
+    raise Withheld(f"NVML finds no board of this UUID: {refused[0]}")
+
+
+def driver_version() -> str | None:
+    """Version of the kernel driver; None where NVML cannot be asked."""
+    nvml, _ = _nvml()
+    if nvml is None:
+        return None
+    try:
+        version = nvml.nvmlSystemGetDriverVersion()
+    except nvml.NVMLError:
+        return None
+    return version.decode() if isinstance(version, bytes) else str(version)
+
+
+class Nvidia(Sensors):
+    """One board by NVML, or a MIG slice of one."""
+
+    def __init__(self, nvml: ModuleType, handle: Any, *, is_slice: bool) -> None:
+        super().__init__()
+        self._nvml, self._handle, self._is_slice = nvml, handle, is_slice
+        self._board = _whole_gpu(nvml, handle) if is_slice else handle
+        self._ways: dict[str, Way] = {}  # the way that worked
+        self._scope: int | None = None  # whose power and energy are told, once one of them is
+
+    def asks(self) -> dict[str, Callable[[], float]]:
+        """Every quantity, in the first of its ways that works."""
+        return {name: partial(self._ask, name) for name in _QUANTITIES}
+
+    def probe(self) -> dict[str, Reading]:
+        """Asks for everything once, and finds what power and energy cover."""
+        readings = super().probe()
+        if not any(self.has(name) for name in ("power_w", "power_average_w", "energy_j")):
+            self.boundary = None
+        elif self._scope == _MODULE:
+            self.boundary = "module"
+        elif self._is_slice or readings["mig"].value:
+            self.boundary = "whole_gpu"
+        return readings
+
+    def read(self, names: Iterable[str]) -> dict[str, float]:
+        """As in base; whatever is a field goes into one call, because each call may wait for the board's firmware."""
+        wanted = [name for name in names if self.has(name)]
+        fields = {name: way for name in wanted if isinstance(way := self._ways[name], Field)}
+        told = dict(zip(fields, self._field_values(list(fields.values())), strict=True)) if fields else {}
+        others = super().read(name for name in wanted if name not in fields)
+        return others | {name: reading.value for name, reading in told.items() if reading.value is not None}
+
+    def gpm(self, now: Callable[[], float] = time.perf_counter) -> "Gpm":
+        """The GPU's own counters, from now on. Raises Withheld where there are none, and Lost."""
+        if self._is_slice or self.boundary == "whole_gpu":
+            raise Withheld("these counters cover the whole GPU, and this is a slice")
+        return Gpm(self._nvml, self._board, now)
+
+    def _ask(self, name: str) -> float:
+        if name in self._ways:
+            return self._by(self._ways[name], name)
+        refused: list[Exception] = []
+        for way in _QUANTITIES[name]:
+            scope = way.scope if isinstance(way, Field) else None
+            if scope is not None and self._scope not in (None, scope):
+                continue  # power of the GPU beside energy of the module would pass for one another
+            try:
+                value = self._by(way, name)
+            except (Withheld, TypeError) as error:  # TypeError: an argument that an older binding lacks
+                refused.append(error)
+            else:
+                self._ways[name] = way
+                self._scope = scope if scope is not None else self._scope
+                return value
+        raise refused[0]
+
+    def _by(self, way: Way, name: str) -> float:
+        if isinstance(way, Field):
+            (reading,) = self._field_values([way])
+            if reading.value is None:
+                raise Withheld(reading.reason)
+            return reading.value
+        with _asking(self._nvml):
+            return float(way(self._nvml, self._handle if name in _OF_SLICE else self._board))
+
+    def _field_values(self, fields: Sequence[Field]) -> list[Reading]:
+        """These fields, asked for in one call. Raises Lost."""
+        try:
+            with _asking(self._nvml):
+                asked = [(getattr(self._nvml, field.constant), field.scope or _GPU) for field in fields]
+                entries = self._nvml.nvmlDeviceGetFieldValues(self._board, asked)
+        except Withheld as error:
+            return [Reading(None, str(error))] * len(fields)
+        return [self._decoded(field, entry) for field, entry in zip(fields, entries, strict=True)]
+
+    def _decoded(self, field: Field, entry: Any) -> Reading:
+        """One entry: the call as a whole succeeds even where every entry of it has failed."""
+        try:
+            with _asking(self._nvml):
+                if entry.nvmlReturn != self._nvml.NVML_SUCCESS:
+                    raise self._nvml.NVMLError(entry.nvmlReturn)
+        except Withheld as error:
+            return Reading(None, str(error))
+        member = dict(enumerate(_MEMBERS)).get(entry.valueType, "")
+        if not hasattr(entry.value, member):  # a type that came later than this file, or than the binding
+            return Reading(None, f"NVML gives it as type {entry.valueType}, which is not known here")
+        value = float(getattr(entry.value, member))
+        if value == field.unknown:
+            return Reading(None, f"NVML tells {value:g}, which stands for unknown")
+        return Reading(value / field.per_unit)
+
+
+class Gpm:
+    """What ran between two samples of the GPU's own counters (GPM; Hopper and newer, on Linux), as fractions."""
+
+    def __init__(self, nvml: ModuleType, board: Any, now: Callable[[], float]) -> None:
+        self._nvml, self._board, self._now = nvml, board, now
+        with _asking(nvml):
+            if not nvml.nvmlGpmQueryDeviceSupport(board).isSupportedDevice:
+                raise Withheld("this GPU has no GPM counters")
+            self._older, self._newer = nvml.nvmlGpmSampleAlloc(), nvml.nvmlGpmSampleAlloc()
+            nvml.nvmlGpmSampleGet(board, self._older)
+        self._taken_s = now()
+
+    def read(self) -> dict[str, float]:
+        """Fractions of the time since the last reading; a metric that is withheld is left out.
+
+        Raises Withheld where that was less than 0.1 s ago, and Lost.
+        """
+        if (apart_s := self._now() - self._taken_s) < _GPM_APART_S:
+            raise Withheld(f"samples {apart_s:.3f} s apart: GPM needs {_GPM_APART_S} s")
+        with _asking(self._nvml):
+            self._nvml.nvmlGpmSampleGet(self._board, self._newer)
+            self._taken_s = self._now()
+            request = self._nvml.c_nvmlGpmMetricsGet_t()
+            request.version, request.numMetrics = self._nvml.NVML_GPM_METRICS_GET_VERSION, len(_GPM_METRICS)
+            request.sample1, request.sample2 = self._older, self._newer
+            self._older, self._newer = self._newer, self._older
+            for index, constant in enumerate(_GPM_METRICS.values()):
+                request.metrics[index].metricId = getattr(self._nvml, constant)
+            metrics = self._nvml.nvmlGpmMetricsGet(request).metrics
+        told = {name: metrics[index] for index, name in enumerate(_GPM_METRICS)}
+        return {
+            name: metric.value / 100
+            for name, metric in told.items()
+            if metric.nvmlReturn == self._nvml.NVML_SUCCESS and math.isfinite(metric.value)
+        }
+
+    def close(self) -> None:
+        """Frees both samples."""
+        for sample in (self._older, self._newer):
+            with _asking(self._nvml):
+                self._nvml.nvmlGpmSampleFree(sample)
+
+
+@cache
+def _nvml() -> tuple[ModuleType | None, str]:
+    """NVML's binding, initialised once in this process and until its end, or None and why not."""
+    try:
+        import pynvml
+    except ImportError:
+        return None, "nvidia-ml-py is not installed"
+    if not hasattr(pynvml, "_nvmlGetFunctionPointer"):
+        return None, "the module pynvml here is not the one of nvidia-ml-py: pip uninstall pynvml, install nvidia-ml-py"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        stale = error.value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+        advice = " The driver was upgraded under a running kernel module: reboot." if stale else ""
+        return None, f"NVML: {error}{advice}"
+    return pynvml, ""
+
+
+@contextmanager
+def _asking(nvml: ModuleType) -> Iterator[None]:
+    """Within it NVML's errors, and names that this binding lacks, are Withheld, or Lost."""
+    try:
+        yield
+    except nvml.NVMLError as error:
+        gone = error.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
+        raise (Lost if gone else Withheld)(str(error)) from error
+    except AttributeError as error:
+        raise Withheld(f"this nvidia-ml-py is older than it: {error}") from error
+
+
+def _whole_gpu(nvml: ModuleType, handle: Any) -> Any:
+    """The GPU of a MIG slice, or the slice itself where a container may not ask for its GPU."""
+    try:
+        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    except nvml.NVMLError:
+        return handle

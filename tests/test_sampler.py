@@ -1,0 +1,287 @@
+"""The sampler as a real process, on the compiled NVML; and what a worker's meter makes of one that misbehaves."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import energy
+from bench.device import Device
+from bench.measure import sampler
+from bench.measure.meter import ProcessMeter
+from bench.sensors import Lost, Sensors
+
+UUID = "GPU-11111111-2222-3333-4444-555555555555"
+
+
+class Board(Device):
+    """A device that only has sensors."""
+
+    def board(self) -> str | None:
+        return UUID
+
+    def synchronize(self) -> None:
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def library(fake_nvml: Callable[..., Path]) -> Path:
+    return fake_nvml()
+
+
+@pytest.fixture
+def meter(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ProcessMeter]]:
+    """Starts meters on a board whose driver is in the modes asked for."""
+    opened: list[ProcessMeter] = []
+
+    def start(modes: str = "", after_s: float = 0.0) -> ProcessMeter:
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+        monkeypatch.setenv("FAKE_NVML", modes)
+        monkeypatch.setenv("FAKE_NVML_AFTER_S", str(after_s))
+        opened.append(ProcessMeter(Board(vendor="nvidia", index=0, name="A Board", backend="cuda"), seed=0))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def hold() -> None:
+    time.sleep(0.02)
+
+
+def spin(seconds: float) -> None:
+    """A busy Python loop, as a worker that launches is."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def test_energy_and_power_come_from_a_process_of_its_own_while_this_one_spins(
+    meter: Callable[..., ProcessMeter],
+) -> None:
+    watching = meter()
+    watching.begin(hold)
+    spin(6.0)
+    watching.end(hold)
+    assert watching.trace is not None and not watching.reason
+    assert len(watching.trace.ticks) >= 0.8 * 6.0 / sampler.PERIOD_S
+    found = energy.energy(watching.trace, watching.board)
+    assert found.joules is not None and found.uncertainty_same_board is not None
+    assert found.joules / found.window_s == pytest.approx(300, rel=found.uncertainty_same_board)
+    assert not found.disagrees
+
+
+def test_an_aligned_window_lasts_as_long_as_was_asked_and_begins_and_ends_with_a_tick(
+    meter: Callable[..., ProcessMeter],
+) -> None:
+    watching = meter()
+    watching.energy_s = 5.2
+    watching.begin(hold)
+    watching.end(hold)
+    trace = watching.trace
+    assert trace is not None and trace.start is not None and trace.stop is not None
+    found = energy.energy(trace, watching.board)
+    assert found.method == "counter_tick" and found.joules is not None
+    assert found.joules / found.window_s == pytest.approx(300, rel=0.02)
+
+
+def test_the_sampler_never_imports_torch_and_dies_with_its_worker(library: Path) -> None:
+    program = f"""
+import os, sys, time
+from bench.device import Device
+from bench.measure.meter import ProcessMeter
+class Board(Device):
+    def board(self): return "{UUID}"
+meter = ProcessMeter(Board(vendor="nvidia", index=0, name="A", backend="cuda"), 0)
+meter.begin(lambda: None)
+maps = open(f"/proc/{{meter._process.pid}}/maps").read()
+print(meter._process.pid, "libtorch" in maps, flush=True)
+time.sleep(60)
+"""
+    environment = os.environ | {"LD_LIBRARY_PATH": str(library), "FAKE_NVML": ""}
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, cwd=root, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdout is not None
+        pid, torch_loaded = worker.stdout.readline().split()
+        worker.send_signal(signal.SIGKILL)
+        assert torch_loaded == "False"
+        deadline = time.monotonic() + 10
+        while _alive(int(pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not _alive(int(pid))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def test_a_driver_call_that_hangs_costs_the_telemetry_and_not_the_window(
+    meter: Callable[..., ProcessMeter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.measure.meter.ANSWER_LIMIT_S", 1.0)
+    watching = meter("hang", after_s=1.5)
+    watching.begin(hold)
+    time.sleep(2.0)
+    begin_s = time.perf_counter()
+    watching.end(hold)
+    assert time.perf_counter() - begin_s < 10
+    assert watching.trace is None and "did not answer" in watching.reason
+    watching.begin(hold)  # and no later window waits for it again
+    watching.end(hold)
+    assert watching.trace is None
+
+
+def test_a_board_that_leaves_the_bus_keeps_what_was_seen_before(meter: Callable[..., ProcessMeter]) -> None:
+    watching = meter("lost", after_s=2.0)
+    watching.begin(hold)
+    time.sleep(3.0)
+    watching.end(hold)
+    assert watching.trace is not None
+    assert watching.trace.lost and watching.trace.ticks
+
+
+def test_a_sampler_that_is_killed_is_a_reason(meter: Callable[..., ProcessMeter]) -> None:
+    watching = meter()
+    watching.begin(hold)
+    watching._process.kill()
+    watching.end(hold)
+    assert watching.trace is None and "ended" in watching.reason
+
+
+@pytest.mark.parametrize("modes", ["mismatch", "nopower"])
+def test_a_board_that_tells_nothing_is_watched_in_vain_and_says_so(
+    modes: str, meter: Callable[..., ProcessMeter]
+) -> None:
+    watching = meter(modes)
+    watching.energy_s = 1.0
+    watching.begin(hold)
+    watching.end(hold)
+    assert watching.board.boundary is None
+    if watching.trace is not None:
+        assert energy.energy(watching.trace, watching.board).reason
+
+
+# The loop itself, on a clock of the test's
+
+
+class Clock:
+    """Jumps to where it is asked to wait."""
+
+    def __init__(self, end_s: float) -> None:
+        self.now, self.end_s = 0.0, end_s
+
+    def now_s(self) -> float:
+        return self.now
+
+    def wait_until(self, moment_s: float) -> bool:
+        self.now = max(self.now, moment_s)
+        return self.now >= self.end_s
+
+
+class Scripted(Sensors):
+    """Quantities as functions of the clock; each call takes `cost_s`."""
+
+    def __init__(self, clock: Clock, told: dict[str, Callable[[float], float]], cost_s: float = 0.0) -> None:
+        super().__init__()
+        self._clock, self._told, self._cost_s = clock, told, cost_s
+        self.asked: list[str] = []
+
+    def asks(self) -> dict[str, Callable[[], float]]:
+        def asking(name: str) -> Callable[[], float]:
+            def ask() -> float:
+                self.asked.append(name)
+                self._clock.now += self._cost_s
+                return self._told[name](self._clock.now)
+
+            return ask
+
+        return {name: asking(name) for name in self._told}
+
+
+def watched(told: dict[str, Callable[[float], float]], *, cost_s: float = 0.0, end_s: float = 3.0) -> energy.Trace:
+    clock = Clock(end_s)
+    sensors = Scripted(clock, told, cost_s)
+    sensors.probe()
+    clock.now = 0.0
+    return sampler.Sampler(sensors, clock).watch(align=False)
+
+
+def test_slow_calls_thin_the_looks_out_and_their_share_of_the_time_is_known() -> None:
+    quick = watched({"power_w": lambda now: 300.0}, cost_s=1e-4)
+    slow = watched({"power_w": lambda now: 300.0}, cost_s=0.25)
+    assert len(quick.ticks) == pytest.approx(30, abs=1)
+    assert len(slow.ticks) <= 12
+    assert quick.busy == pytest.approx(1e-3, rel=0.2) and slow.busy > 0.5
+
+
+def test_in_the_loop_only_what_is_cheap_is_asked_and_the_rest_at_both_ends() -> None:
+    told = {name: (lambda now: 1.0) for name in ("power_w", "compute_processes", "ecc_uncorrected", "power_limit_w")}
+    clock = Clock(1.0)
+    sensors = Scripted(clock, told)
+    sensors.probe()
+    sensors.asked.clear()
+    sampler.Sampler(sensors, clock).watch(align=False)
+    assert sensors.asked.count("power_w") > 5
+    assert sensors.asked.count("compute_processes") == sensors.asked.count("ecc_uncorrected") == 2
+    assert "power_limit_w" not in sensors.asked
+
+
+def test_reasons_for_a_lower_clock_are_only_looked_at_where_no_counter_tells_the_time() -> None:
+    reasons = {"power_w": lambda now: 1.0, "throttle_reasons": lambda now: 4.0}
+    assert "throttle_reasons" in watched(reasons).names()
+    assert "throttle_reasons" not in watched({**reasons, "throttle_power_cap_s": lambda now: now}).names()
+
+
+def test_a_board_lost_at_the_first_look_still_lets_the_window_begin() -> None:
+    clock = Clock(1.0)
+
+    class Gone(Scripted):
+        def read(self, names: object) -> dict[str, float]:
+            raise Lost("fallen off the bus")
+
+    sensors = Gone(clock, {"power_w": lambda now: 1.0})
+    sensors.probe()
+    began: list[int] = []
+    trace = sampler.Sampler(sensors, clock).watch(align=True, began=lambda: began.append(1))
+    assert began == [1] and trace.lost and not trace.ticks
+
+
+def test_a_counter_that_does_not_tick_does_not_hold_the_window_up() -> None:
+    clock = Clock(2.0)
+    sensors = Scripted(clock, {"energy_j": lambda now: 5.0, "power_w": lambda now: 300.0})
+    sensors.probe()
+    trace = sampler.Sampler(sensors, clock).watch(align=True)
+    assert trace.start is None and trace.stop is None
+    assert trace.begin_s <= 2 * sampler.EDGE_LIMIT_S
+
+
+def test_a_counter_that_answers_zero_when_asked_too_often_is_asked_more_slowly() -> None:
+    clock, last = Clock(9.0), [-1.0]
+
+    def counted(now: float) -> float:
+        asked, last[0] = now - last[0], now
+        return 0.0 if asked < 0.015 else 300 * (now // 0.1) * 0.1 + 1.0
+
+    sensors = Scripted(clock, {"energy_j": counted})
+    sensors.probe()
+    trace = sampler.Sampler(sensors, clock, seed=random.Random(0).randrange(9)).watch(align=True)
+    assert trace.start is not None and trace.start.late_s >= 0.5 * sampler.SLOW_POLL_S
+
+
+def test_orders_and_replies_survive_the_line_between_the_processes() -> None:
+    trace = watched({"power_w": lambda now: 300.0})
+    for message in (sampler.Ended(trace), sampler.Began(), sampler.Failed("why"), sampler.Published({"a": 0.1})):
+        assert msgspec.json.decode(msgspec.json.encode(message), type=sampler.Reply) == message
