@@ -204,7 +204,9 @@ def show(file: Path, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
         drawn = "github" if style == "markdown" else "simple"
         _print_lines(shows.headline(record.read(file).session, drawn))
         print("\n" + shows.table(document["rows"], drawn))
-        print("\n" + shows.distributions(document["rows"], drawn))
+        for more in (shows.distributions(document["rows"], drawn), shows.power(document["rows"], drawn)):
+            if more:
+                print("\n" + more)
         if told := shows.facts(document["rows"], drawn):
             _print_lines(["", *told])
 

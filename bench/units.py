@@ -41,6 +41,13 @@ def seconds(value: float) -> str:
     return f"{significant(value / 1e-9)} ns"
 
 
+def joules(value: float) -> str:
+    """An energy: 1.2 kJ, 3.4 J, 56 mJ, 0.78 mJ, 9.1 µJ."""
+    if abs(value) >= 0.9995 or value == 0:
+        return scaled(value, "J")
+    return f"{significant(value / 1e-3)} mJ" if abs(value) >= 0.9995e-3 else f"{significant(value / 1e-6)} µJ"
+
+
 def clock(value: float) -> str:
     """A longer duration for people who wait: 42s, 3m 05s, 1h 02m."""
     whole = round(value)

@@ -15,14 +15,25 @@ Cells = list[list[str]]
 _PLAIN_FACTS = {"num_parameters", "optimizer"}
 
 _WORDS = {
+    "alias_risk": "steps are as long as the power sensor's period, or a part of it: the energy may be off",
     "bad_output": "output wrong: not counted",
     "below_timer_floor": "too short for the clock",
     "ci_not_reached": "samples spread more than asked within a round",
+    "ecc_uncorrectable": "memory errors that were not corrected: not counted",
+    "energy_disagree": "energy counter and power differ by more than 5 %",
+    "gpu_lost": "the board left the bus: not counted",
     "host_noisy": "the host was busy: other programs or guests took CPU time",
+    "hw_slowdown": "the hardware slowed itself down: not counted",
     "launch_bound": "bound by launches: the host sets the pace",
+    "needs_service": "the board asks for service: memory rows to be remapped, or a reset",
     "not_steady": "did not settle: the time still drifted",
     "page_faults": "page faults took more than 1 % of the time",
+    "pcie_degraded": "the PCIe link ran below what it can, or repeated packets",
+    "power_limited": "held by the power limit",
+    "sampler_heavy": "reading the sensors took more than 1 % of the time",
+    "shared_device": "other programs computed on the board",
     "strong_autocorrelation": "samples not independent",
+    "thermal_limited": "held by its temperature",
     "wallclock_stepped": "clock was set",
 }
 
@@ -35,6 +46,8 @@ def headline(session: Session, style: str = "simple") -> list[str]:
         chip = f", chip {device.chip}" if device.chip else ""
         driver = f", driver {device.driver}" if device.driver else ""
         lines.append(f"device {number}: {device.name}{memory}{chip}{driver}")
+        if said := _idle(session, number):
+            lines.append(f"device {number} at rest: {said}")
     lines.append(
         f"host: {host.cpu}, {host.threads} threads, {units.gibibytes(host.memory_bytes)}, {host.system} {host.kernel}"
     )
@@ -45,6 +58,15 @@ def headline(session: Session, style: str = "simple") -> list[str]:
     lines.append(f"run {session.id}, {session.started}, suite {session.suite}, {session.rounds} rounds")
     lines += [f"note: {finding.message}" for finding in session.preflight]
     return _styled([plain(line, 300) for line in lines], style)
+
+
+def _idle(session: Session, number: int) -> str:
+    """Power of an idle board, as far as it was measured."""
+    idle = dict(enumerate(session.idle)).get(number)
+    if idle is None:
+        return ""
+    told = {"": idle.without_context_w, " with a context on it": idle.with_context_w}
+    return ", ".join(f"{power_w:.1f} W{which}" for which, power_w in told.items() if power_w is not None)
 
 
 def devices(document: dict[str, Any]) -> list[str]:
@@ -232,6 +254,29 @@ def verdicts(found: Sequence[dict[str, Any]]) -> str:
     return tabulate(["check", "measured", "required", "verdict"], body)
 
 
+def power(rows: Sequence[Row], style: str = "simple") -> str:
+    """What the board drew and how it was held, for those who look closer; nothing where it tells nothing."""
+    body = [
+        [
+            plain(row["case"]),
+            _or_dash(row["power_w"], lambda power_w: f"{power_w:.1f} W"),
+            _or_dash(row["energy_per_step_j"], units.joules),
+            _or_dash(row["net_energy_per_step_j"], units.joules),
+            _or_dash(row["energy_per_token_j"], units.joules),
+            _or_dash(row["energy_uncertainty"], units.percent),
+            plain(", ".join(filter(None, (row["energy_method"], row["energy_boundary"])))),
+            _or_dash(row["clock_hz"], lambda clock_hz: units.scaled(clock_hz, "Hz")),
+            _or_dash(row["power_limited"], lambda share: units.percent(share, 0)),
+            _or_dash(row["temperature_c"], lambda celsius: f"{celsius:.0f} °C"),
+        ]
+        for row in rows
+        if any(row[name] is not None for name in ("power_w", "energy_per_step_j", "clock_hz", "temperature_c"))
+    ]
+    header = ["power of", "mean", "energy of a step", "less idle", "of a token", "±95 %", "by", "clock"]
+    header += ["held by the power limit", "at most"]
+    return tabulate(*_without_empty(header, body), style) if body else ""
+
+
 def tabulate(header: list[str], body: Cells, style: str = "simple") -> str:
     """Text columns as they are: numbers stand right, and nothing that looks like one is rewritten."""
     from tabulate import tabulate as draw
@@ -267,7 +312,8 @@ def one_style(**chosen: bool) -> str | None:
 
 def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tuple[list[str], Cells]:
     """Case, step time with its spread, rate, shares of the roofs, rounds, what to know."""
-    header = ["device", "case", "step", "±95 %", "rate", "of measured", "of datasheet", "MFU", "HFU", "rounds", "notes"]
+    header = ["device", "case", "step", "±95 %", "rate", "of measured", "of datasheet", "MFU", "HFU"]
+    header += ["power", "energy", "rounds", "notes"]
     body = [
         [
             plain(row["device"]) if devices else "",
@@ -278,12 +324,21 @@ def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tupl
             _or_dash(row["of_measured"], lambda share: units.percent(share, 0)),
             _or_dash(row["of_datasheet"], lambda share: units.percent(share, 0)),
             *_utilization(row),
+            _or_dash(row["power_w"], lambda power_w: f"{power_w:.0f} W"),
+            _energy(row),
             str(row["rounds"]),
             (" " if marks else "; ").join(marks.get(note, note) for note in notes(row)),
         ]
         for row in rows
     ]
     return _without_empty(header, body)
+
+
+def _energy(row: Row) -> str:
+    """Gross energy of a token, or of a step where there are none."""
+    if row["energy_per_token_j"] is not None:
+        return f"{units.joules(row['energy_per_token_j'])}/tok"
+    return _or_dash(row["energy_per_step_j"], units.joules)
 
 
 def _utilization(row: Row) -> list[str]:

@@ -148,6 +148,60 @@ class Summary:
         return _share(self, peak, known.memory_bytes_per_s)
 
     @property
+    def power_w(self) -> float | None:
+        """Mean power while samples were taken, over all rounds, from what the board told of the moment."""
+        return _mean(self._means("power_w")) or _mean(self._means("power_average_w"))
+
+    @property
+    def clock_hz(self) -> float | None:
+        """Mean clock of the cores, over all rounds."""
+        return _mean(self._means("clock_hz"))
+
+    @property
+    def temperature_c(self) -> float | None:
+        """The highest temperature that was told."""
+        return max((max(values) for values in self._told("temperature_c")), default=None)
+
+    @property
+    def power_limited(self) -> float | None:
+        """Share of the time in which the power limit held the clock down; None where that is not told."""
+        told = [one.telemetry for one in self.valid if one.telemetry and one.telemetry.window_s]
+        shares = [
+            one.changes["throttle_power_cap_s"] / one.window_s for one in told if "throttle_power_cap_s" in one.changes
+        ]
+        return _mean(shares)
+
+    @property
+    def metered(self) -> Record | None:
+        """The round whose energy is known."""
+        return next((one for one in self.valid if one.energy), None)
+
+    @property
+    def energy_per_step_j(self) -> float | None:
+        """Gross energy of a step: mean power between two ticks of the counter, times the step's time in that round."""
+        record = self.metered
+        if record is None or record.energy is None or not record.energy.window_s:
+            return None
+        return record.energy.joules / record.energy.window_s * stats.median(record.samples_s)
+
+    @property
+    def net_energy_per_step_j(self) -> float | None:
+        """The same without what the idle board draws with a context on it; None where that was not measured."""
+        record, gross_j = self.metered, self.energy_per_step_j
+        idle = dict(enumerate(self.session.idle)).get(self.first.device)
+        if record is None or gross_j is None or idle is None or idle.with_context_w is None:
+            return None
+        return gross_j - idle.with_context_w * stats.median(record.samples_s)
+
+    def _means(self, name: str) -> list[float]:
+        return [math.fsum(values) / len(values) for values in self._told(name)]
+
+    def _told(self, name: str) -> list[list[float]]:
+        """What each round was told of a quantity, where it was."""
+        series = [one.telemetry.series.get(name) for one in self.valid if one.telemetry]
+        return [one.values for one in series if one and one.values]
+
+    @property
     def flags(self) -> list[str]:
         """What was found in any round."""
         return sorted({flag for record in self.records for flag in record.flags})
@@ -287,6 +341,10 @@ def _merged(
 def _repeats(record: Record) -> int:
     """Steps in one sample."""
     return record.timing.repeats if record.timing else 1
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def _share(summary: Summary, flops_per_s: float | None, bytes_per_s: float | None) -> float | None:

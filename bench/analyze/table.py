@@ -80,6 +80,7 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
         "peak_memory_bytes": max(
             (one.peak_memory_bytes for one in summary.valid if one.peak_memory_bytes), default=None
         ),
+        **_power(summary),
         "facts": {key: value for one in summary.valid for key, value in one.extras.items()},
         "flags": summary.flags,
         "torch": session.software.get("torch"),
@@ -89,6 +90,24 @@ def row(summary: Summary, roofs: Ceilings) -> Row:
         "method": session.harness.method,
     }
     return own | {name: value for name, value in first.params.items() if name not in own}
+
+
+def _power(summary: Summary) -> Row:
+    """Power, energy and the state of the board under load; the uncertainty is that of the absolute energy."""
+    tokens, per_step_j, net_j = summary.first.work.tokens, summary.energy_per_step_j, summary.net_energy_per_step_j
+    energy = summary.metered.energy if summary.metered else None
+    return {
+        "power_w": summary.power_w,
+        "energy_per_step_j": per_step_j,
+        "net_energy_per_step_j": net_j,
+        "energy_per_token_j": per_step_j / tokens if per_step_j is not None and tokens else None,
+        "energy_uncertainty": energy.uncertainty if energy else None,
+        "energy_method": energy.method if energy else None,
+        "energy_boundary": energy.boundary if energy else None,
+        "clock_hz": summary.clock_hz,
+        "temperature_c": summary.temperature_c,
+        "power_limited": summary.power_limited,
+    }
 
 
 def _utilization(summary: Summary, roofs: Ceilings) -> Row:
