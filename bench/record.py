@@ -288,7 +288,8 @@ class Telemetry(_Strict, frozen=True):
     busy: Fraction  # share of the window that the sensors took to answer
     series: Annotated[dict[Name, Series], Meta(max_length=50)]
     changes: Annotated[dict[Name, Number], Meta(max_length=50)]  # by how much each counter rose in the window
-    state: Annotated[dict[Name, Number], Meta(max_length=50)]  # at its end, still under load: links, memory, processes
+    # At its end, still under load: links, memory, processes; and means over it of what a board counts by itself.
+    state: Annotated[dict[Name, Number], Meta(max_length=50)]
 
 
 class Record(_Strict, frozen=True, tag_field="kind", tag="record"):

@@ -12,7 +12,7 @@ import pytest
 from bench import record, stats
 from bench.analyze import compare as compares
 from bench.analyze.compare import Compared, Comparison, compare
-from bench.record import Record, ResultFile
+from bench.record import Record, ResultFile, Series, Telemetry
 
 replace = msgspec.structs.replace
 CPU = "cpu"
@@ -395,3 +395,37 @@ def test_what_others_took_on_one_side_explains_a_difference(
     (row,) = compare(files[:1], files[1:]).rows
     assert row.verdict == verdict
     assert ("others took 0 % and 12 % of the CPU" in row.reason) == (verdict == "inconclusive")
+
+
+# What may have made a difference
+
+
+def told(**series: list[float]) -> Telemetry:
+    return Telemetry(
+        window_s=1.0,
+        period_s=0.1,
+        busy=0.0,
+        series={
+            name: Series(t_s=[0.1 * place for place in range(len(values))], values=values)
+            for name, values in series.items()
+        },
+        changes={},
+        state={},
+    )
+
+
+def test_a_difference_that_vanishes_in_cycles_is_the_clocks(build: Any) -> None:
+    before = build.file(build.rounds([1e-3] * 5, telemetry=told(clock_hz=[1.98e9] * 3)), id="b" * 16)
+    after = build.file(build.rounds([1.2e-3] * 5, start=3600, telemetry=told(clock_hz=[1.65e9] * 3)), id="c" * 16)
+    row = only(before, after)
+    assert row.verdict == "slower" and row.reason == "the clock explains it: 1.98 GHz and 1.65 GHz"
+    same = build.file(build.rounds([1.2e-3] * 5, start=3600, telemetry=told(clock_hz=[1.98e9] * 3)), id="c" * 16)
+    assert only(before, same).reason == ""
+
+
+def test_sides_that_began_at_other_temperatures_say_so(build: Any) -> None:
+    before = build.file(build.rounds([1e-3] * 5, telemetry=told(temperature_c=[41.0, 50.0])), id="b" * 16)
+    for celsius, reason in ((47.5, "the sides began at 41 °C and 48 °C"), (45.0, "")):
+        seen = told(temperature_c=[celsius, 60.0])
+        after = build.file(build.rounds([1.2e-3] * 5, start=3600, telemetry=seen), id="c" * 16)
+        assert only(before, after).reason == reason

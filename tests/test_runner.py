@@ -24,6 +24,7 @@ import pytest
 from bench import device as devices
 from bench import record, workload
 from bench.device.cpu import Cpu
+from bench.energy import Board, Tick, Trace
 from bench.errors import UserError
 from bench.measure import case, contention, environment, messages, meter, plan, runner, timer
 from bench.measure.journal import Journal
@@ -250,12 +251,14 @@ class Simple(Cpu):
         super().__init__(vendor="cpu", index=0, name="a CPU", backend="cpu")
 
 
-def records_of(device: devices.Device, name: str = "rms_norm", protocol: Protocol = BRIEF) -> list[Record]:
+def records_of(
+    device: devices.Device, name: str = "rms_norm", protocol: Protocol = BRIEF, watching: meter.Meter | None = None
+) -> list[Record]:
     """What a worker would send of the smoke case of a workload."""
     job = messages.Job(
         workload=name, params=dict(workload.find(name).smoke), device=0, round=0, protocol=protocol
     )  # fmt: skip
-    seen = case.Witnesses(contention.HostWatch(1, 1e-3), meter.Meter())
+    seen = case.Witnesses(contention.HostWatch(1, 1e-3), watching or meter.Meter())
     return list(case.measure(device, job, 0, seen))
 
 
@@ -676,3 +679,44 @@ def test_what_nobody_could_run_is_said_at_once(tmp_path: Path) -> None:
         ran = accelmark(tmp_path, *arguments)
         assert ran.returncode == 2 and say in ran.stderr and ran.stderr.count("\n") == 1 and not ran.stdout
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+class Told(meter.Meter):
+    """A meter that saw what the test says."""
+
+    def __init__(self, trace: Trace | None, reason: str = "") -> None:
+        super().__init__()
+        self.board, self._seen, self.reason = Board(boundary="gpu_board", power_limit_w=700.0), trace, reason
+
+    def end(self, hold: Any) -> None:
+        self.trace = self._seen
+
+
+TICKS = [Tick(0.1 * place, 1e-4, {"power_w": 300.0, "energy_j": 30.0 * place}) for place in range(60)]
+WATCHED = Trace(begin_s=0.0, end_s=6.0, period_s=0.1, ticks=TICKS)
+
+
+@pytest.mark.parametrize(
+    ("watching", "flags"),
+    [
+        (Told(None, "the sensors did not answer within 5 s"), set()),
+        (Told(None), set()),
+        (Told(msgspec.structs.replace(WATCHED, lost="fallen off the bus")), {"gpu_lost"}),
+        (Told(msgspec.structs.replace(WATCHED, ticks=[], lost="fallen off the bus")), {"gpu_lost"}),
+        (Told(msgspec.structs.replace(WATCHED, ticks=[])), set()),
+        (Told(msgspec.structs.replace(WATCHED, ticks=[Tick(0.0, 0.0, {"power_w": 1e12})])), set()),
+    ],
+)
+def test_whatever_becomes_of_the_sensors_the_timing_is_kept(watching: meter.Meter, flags: set[str]) -> None:
+    for one in records_of(Simple(), watching=watching):
+        assert one.status == "ok" and one.samples_s and one.timing is not None
+        assert flags <= set(one.flags)
+        assert one.energy is not None or one.reasons["energy"]
+        assert one.telemetry is not None or one.reasons["telemetry"]
+
+
+def test_what_the_sensors_told_is_in_the_record() -> None:
+    (only,) = records_of(Simple(), watching=Told(WATCHED))
+    assert only.energy is not None and only.energy.joules == pytest.approx(30 * 59)
+    assert (only.energy.method, only.energy.boundary) == ("counter_window", "gpu_board")
+    assert only.telemetry is not None and set(only.telemetry.series) == {"power_w", "energy_j"}

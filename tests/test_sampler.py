@@ -285,3 +285,32 @@ def test_orders_and_replies_survive_the_line_between_the_processes() -> None:
     trace = watched({"power_w": lambda now: 300.0})
     for message in (sampler.Ended(trace), sampler.Began(), sampler.Failed("why"), sampler.Published({"a": 0.1})):
         assert msgspec.json.decode(msgspec.json.encode(message), type=sampler.Reply) == message
+
+
+def test_the_host_is_read_beside_an_accelerator_and_under_names_of_its_own() -> None:
+    clock = Clock(1.0)
+    sensors = Scripted(clock, {"power_w": lambda now: 300.0, "energy_j": lambda now: 300 * now})
+    host = Scripted(clock, {"energy_j": lambda now: 50 * now, "host_cpu_share": lambda now: 0.25})
+    sensors.probe()
+    host.probe()
+    trace = sampler.Sampler(sensors, clock, host=host).watch(align=False)
+    assert trace.change("host_energy_j") == pytest.approx(50 * trace.window_s, rel=0.05)
+    assert trace.last["host_cpu_share"] == 0.25
+    assert trace.series("energy_j")[-1][1] > 200
+
+
+def test_what_a_board_averages_by_itself_is_of_the_window() -> None:
+    clock = Clock(2.0)
+
+    class Counting(Scripted):
+        before_s: float | None = None
+
+        def since_last(self) -> dict[str, float]:
+            before_s, self.before_s = self.before_s, clock.now
+            return {} if before_s is None else {"sm_active": clock.now - before_s}
+
+    sensors = Counting(clock, {"power_w": lambda now: 300.0})
+    sensors.probe()
+    trace = sampler.Sampler(sensors, clock).watch(align=False)
+    assert "sm_active" not in trace.first
+    assert trace.last["sm_active"] == pytest.approx(trace.window_s, rel=0.1)

@@ -115,7 +115,7 @@ def test_rates_read_as_people_say_them(rate: float | None, unit: str | None, tex
 def test_a_table_shows_step_spread_rate_and_rounds(build: Any) -> None:
     text = show.table(table.rows([build.file(build.rounds([1e-3] * 3))]))
     header, _, line = text.splitlines()
-    assert header.split() == ["case", "step", "±95", "%", "rate", "rounds"]
+    assert header.split() == ["case", "step", "±95", "%", "rate", "power", "rounds"]
     assert " ".join(line.split()) == "matmul m=64 n=64 k=64 dtype=float32 1.00 ms 0.0 % 524 MFLOP/s 3"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bench import stats
+from bench import stats, units
 from bench.analyze.summary import Summary, summarize
 from bench.record import Record, ResultFile, Session
 
@@ -31,6 +31,8 @@ THRESHOLD = 0.02
 # A single round on a side says nothing of how rounds differ; this is assumed then.
 LAUNCH_SD = 0.01
 FALSE_DISCOVERIES = 0.05
+# Boards leak more when they are warm: sides that began further apart than this are not in the same state.
+SAME_TEMPERATURE_C = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,8 @@ def _compared(before: _Side, after: _Side, threshold: float) -> Comparison:
     found, reason = stats.verdict(ratio, threshold), ""
     if doubt := found in {"faster", "slower"} and _doubt(before, after, math.log(ratio.ratio)):
         found, reason = "inconclusive", doubt
+    elif found in {"faster", "slower"}:
+        reason = _hint(before, after, math.log(ratio.ratio), threshold)
     return Comparison(
         case=first.case,
         device=first.device,
@@ -185,6 +189,24 @@ def _doubt(before: _Side, after: _Side, log_ratio: float) -> str:
     return ""
 
 
+def _hint(before: _Side, after: _Side, log_ratio: float, threshold: float) -> str:
+    """What may have made the difference: another clock, when in cycles there is none, or another temperature."""
+    clocks = [_told(side, "clock_hz", first=False) for side in (before, after)]
+    if all(clocks) and abs(log_ratio + math.log(clocks[1] / clocks[0])) < math.log1p(threshold):
+        return "the clock explains it: " + " and ".join(units.scaled(clock, "Hz") for clock in clocks)
+    began = [_told(side, "temperature_c", first=True) for side in (before, after)]
+    if all(began) and abs(began[1] - began[0]) > SAME_TEMPERATURE_C:
+        return "the sides began at " + " and ".join(f"{celsius:.0f} °C" for celsius in began)
+    return ""
+
+
+def _told(side: _Side, name: str, *, first: bool) -> float:
+    """Mean over a side's rounds of what was told of a quantity, at first or over the window; 0 where it was not."""
+    told = [one.telemetry.series[name].values for one in side.records if one.telemetry and name in one.telemetry.series]
+    means = [values[0] if first else statistics.fmean(values) for values in told if values]
+    return statistics.fmean(means) if means else 0.0
+
+
 def _taken(side: _Side) -> float:
     """Share of CPU time that the rounds of a side lost to other programs and to the hypervisor's other guests."""
     found = [record.contention for record in side.records if record.contention]
@@ -217,7 +239,10 @@ def _marked(rows: list[Comparison]) -> list[Comparison]:
     doubtful = {id(row) for row, keep in zip(tested, kept, strict=True) if not keep}
     say = f"may be chance, as one of {len(tested)} comparisons"
     return [
-        replace(row, reason=say) if row.verdict in {"faster", "slower"} and id(row) in doubtful else row for row in rows
+        replace(row, reason="; ".join(filter(None, (say, row.reason))))
+        if row.verdict in {"faster", "slower"} and id(row) in doubtful
+        else row
+        for row in rows
     ]
 
 

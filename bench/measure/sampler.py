@@ -24,7 +24,7 @@ from typing import Protocol
 import msgspec
 
 from bench.energy import Edge, Tick, Trace
-from bench.sensors import COUNTERS, TICK, Lost, Sensors, Withheld, open_board
+from bench.sensors import COUNTERS, HOST_COUNTERS, TICK, Lost, Sensors, Withheld, open_board
 
 PERIOD_S = 0.1
 JITTER = 0.2
@@ -35,6 +35,9 @@ EDGE_LIMIT_S = 0.5
 # Asked at both ends of a window, the load running: a link sleeps when its board is idle.
 ENDS = (
     *COUNTERS,
+    *HOST_COUNTERS,
+    "host_cpu_share",
+    "host_memory_used_bytes",
     "pcie_generation",
     "pcie_width",
     "memory_used_bytes",
@@ -46,6 +49,15 @@ ENDS = (
 )
 # Only where a board has no counters of throttled time: a look at its present reasons, ten times a second.
 REASONS = "throttle_reasons"
+
+
+# What the host's own sensors tell beside those of an accelerator, and under which name.
+HOST = {
+    "energy_j": "host_energy_j",
+    "dram_energy_j": "host_dram_energy_j",
+    "host_cpu_share": "host_cpu_share",
+    "host_memory_used_bytes": "host_memory_used_bytes",
+}
 
 
 class Begin(msgspec.Struct, tag="begin", frozen=True):
@@ -109,9 +121,12 @@ class Clock(Protocol):
 class Sampler:
     """The loop, with clock and sensors given to it: the same code runs on a simulated board in simulated time."""
 
-    def __init__(self, sensors: Sensors, clock: Clock, *, seed: int = 0, period_s: float = PERIOD_S) -> None:
-        """`sensors` have been probed."""
+    def __init__(
+        self, sensors: Sensors, clock: Clock, *, seed: int = 0, period_s: float = PERIOD_S, host: Sensors | None = None
+    ) -> None:
+        """`sensors` have been probed, and those of the host beside an accelerator."""
         self._sensors = sensors
+        self._host = host
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311  a schedule, not a secret
         self._period_s = period_s
@@ -125,13 +140,13 @@ class Sampler:
         start = stop = begin_s = None
         lost = ""
         try:
-            first = self._sensors.read(ENDS)
+            first = self._ends()
             start = self._edge() if align else None
             begin_s = self._clock.now_s()
             began()
             self._look_until_the_end(ticks, begin_s)
             stop = self._edge() if start else None
-            last = self._sensors.read(ENDS)
+            last = self._ends()
         except Lost as error:
             lost = str(error)
         if begin_s is None:
@@ -148,6 +163,11 @@ class Sampler:
             last=last,
             lost=lost,
         )
+
+    def _ends(self) -> dict[str, float]:
+        told = self._sensors.read(ENDS) | self._sensors.since_last()
+        host = self._host.read(HOST) if self._host else {}
+        return told | {HOST[name]: value for name, value in host.items()}
 
     def periods(self) -> dict[str, float]:
         """Time between two published values of power and energy, the median of at least 20."""
@@ -245,8 +265,12 @@ def main() -> None:
     except Lost as error:
         reply(Failed(str(error)))
         return
+    host = None
+    if options.vendor != "cpu":
+        host = open_board("cpu", None)
+        host.probe()
     reply(Opened(boundary=sensors.boundary, modelled=sensors.modelled, readings=readings))
-    sampler = Sampler(sensors, clock, seed=options.seed)
+    sampler = Sampler(sensors, clock, seed=options.seed, host=host)
     while True:
         order = orders.get()
         clock.restart()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from bench import energy
 from bench.energy import Board, Trace
 from bench.record import Energy, Flag, Series, Telemetry
-from bench.sensors import COUNTERS
+from bench.sensors import COUNTERS, HOST_COUNTERS
 
 # Shares of the window from which on a limit counts as what set the pace, and a slow-down as a fault.
 LIMITED, SLOWED = 0.01, 0.001
@@ -29,6 +29,12 @@ _STATE = (
     "remapped_rows_pending",
     "remapped_rows_failed",
     "recovery_action",
+    "sm_active",
+    "sm_occupancy",
+    "tensor_active",
+    "dram_active",
+    "host_cpu_share",
+    "host_memory_used_bytes",
 )
 
 
@@ -47,7 +53,7 @@ def told(trace: Trace | None, board: Board, *, reason: str, step_s: float, why_n
     if trace is None:
         said = reason or "no sensors are read on this device"
         return Told(reasons={"energy": said, "telemetry": said})
-    if not trace.ticks or not trace.names():
+    if not trace.names() and not trace.last:
         said = trace.lost or "the board tells nothing while it works"
         flags: list[Flag] = ["gpu_lost"] if trace.lost else []
         return Told(flags=flags, reasons={"energy": said, "telemetry": said})
@@ -59,7 +65,7 @@ def told(trace: Trace | None, board: Board, *, reason: str, step_s: float, why_n
     elif found.disagrees:
         reasons["energy_disagree"] = f"counter {found.joules:.4g} J, power over as long {found.integral_j:.4g} J"
     changes = _changes(trace)
-    for name in COUNTERS:
+    for name in (*COUNTERS, *HOST_COUNTERS):
         if name in trace.first and name in trace.last and trace.last[name] < trace.first[name]:
             reasons[f"telemetry.{name}"] = "the counter fell within the window"
     return Told(
@@ -102,7 +108,7 @@ def _series(trace: Trace, name: str) -> Series:
 
 def _changes(trace: Trace) -> dict[str, float]:
     """What counters rose by; where a board counts no throttled time, the share of looks with that reason for it."""
-    changes = {name: change for name in COUNTERS if (change := trace.change(name)) is not None}
+    changes = {name: change for name in (*COUNTERS, *HOST_COUNTERS) if (change := trace.change(name)) is not None}
     reasons = [int(value) for _, value in trace.series("throttle_reasons")]
     for name, bit in _REASONS.items():
         if reasons and name not in changes:
@@ -130,7 +136,6 @@ def _flags(trace: Trace, board: Board, found: energy.Found, changes: dict[str, f
         "sampler_heavy": trace.busy > HEAVY,
         "shared_device": last.get("compute_processes", 0) > 1,
         "thermal_limited": share("throttle_thermal_s") > LIMITED,
-        "xid": changes.get("xid_errors", 0) > 0,
     }
     return [flag for flag, found_so in raised.items() if found_so]
 

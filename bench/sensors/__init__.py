@@ -3,9 +3,20 @@
 import importlib
 from pathlib import Path
 
-from bench.sensors.base import COUNTERS, TICK, Lost, NoSensors, Reading, Sensors, Withheld
+from bench.sensors.base import COUNTERS, HOST_COUNTERS, TICK, Lost, NoSensors, Reading, Sensors, Withheld
 
-__all__ = ["COUNTERS", "TICK", "Lost", "NoSensors", "Reading", "Sensors", "Withheld", "open_board", "vendors"]
+__all__ = [
+    "COUNTERS",
+    "HOST_COUNTERS",
+    "TICK",
+    "Lost",
+    "NoSensors",
+    "Reading",
+    "Sensors",
+    "Withheld",
+    "open_board",
+    "vendors",
+]
 
 
 def vendors() -> list[str]:

@@ -31,8 +31,9 @@ COUNTERS = (
     "ecc_corrected",
     "ecc_uncorrected",
     "pcie_replays",
-    "xid_errors",
 )
+# Energies beside the board's own: of a CPU's memory, and of the host beside an accelerator.
+HOST_COUNTERS = ("dram_energy_j", "host_energy_j", "host_dram_energy_j")
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Lost(Exception):
 class Sensors:
     """All that one board tells. A vendor's file says how each quantity is asked; the rest is here.
 
-    `boundary` is what power and energy cover: `gpu_board`, `module` (with the CPU beside the GPU), `whole_gpu` (of
-    which a MIG slice is a part), `package`; None where neither is told. `modelled` where the vendor computes them from
-    activity instead of measuring.
+    `boundary` is what power and energy cover: `gpu_board`, `gpu`, `npu_chip`, `module` (with the CPU beside the GPU),
+    `whole_gpu` (of which a MIG slice is a part), `package`; None where neither is told.
+    `modelled` where the vendor computes them from activity instead of measuring.
     """
 
     boundary: str | None = "gpu_board"
@@ -93,6 +94,13 @@ class Sensors:
                 if reading.value is not None:
                     values[name] = reading.value
         return values
+
+    def since_last(self) -> dict[str, float]:
+        """Means over the time since this was last called, of what a board counts by itself; nothing the first time.
+
+        Raises Lost.
+        """
+        return {}
 
     def close(self) -> None:
         """Gives back what was opened."""

@@ -185,6 +185,7 @@ class Nvidia(Sensors):
         self._nvml, self._handle, self._is_slice = nvml, handle, is_slice
         self._board = _whole_gpu(nvml, handle) if is_slice else handle
         self._ways: dict[str, Way] = {}  # the way that worked
+        self._gpm: Gpm | None = None
         self._scope: int | None = None  # whose power and energy are told, once one of them is
 
     def asks(self) -> dict[str, Callable[[], float]]:
@@ -209,6 +210,16 @@ class Nvidia(Sensors):
         told = dict(zip(fields, self._field_values(list(fields.values())), strict=True)) if fields else {}
         others = super().read(name for name in wanted if name not in fields)
         return others | {name: reading.value for name, reading in told.items() if reading.value is not None}
+
+    def since_last(self) -> dict[str, float]:
+        """Activity by GPM: shares of the time in which multiprocessors, matrix units and memory had work."""
+        try:
+            if self._gpm is None:
+                self._gpm = self.gpm()
+                return {}
+            return self._gpm.read()
+        except (Withheld, AttributeError):  # a GPU, a permission or a binding without it
+            return {}
 
     def gpm(self, now: Callable[[], float] = time.perf_counter) -> "Gpm":
         """The GPU's own counters, from now on. Raises Withheld where there are none, and Lost."""
