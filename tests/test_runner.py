@@ -716,7 +716,7 @@ def test_whatever_becomes_of_the_sensors_the_timing_is_kept(watching: meter.Mete
 
 
 def test_what_the_sensors_told_is_in_the_record() -> None:
-    (only,) = records_of(Simple(), watching=Told(WATCHED))
+    (only,) = records_of(Simple(), "launch_overhead", watching=Told(WATCHED))
     assert only.energy is not None and only.energy.joules == pytest.approx(30 * 59)
     assert (only.energy.method, only.energy.boundary) == ("counter_window", "gpu_board")
     assert only.telemetry is not None and set(only.telemetry.series) == {"power_w", "energy_j"}

@@ -116,7 +116,7 @@ def test_a_table_shows_step_spread_rate_and_rounds(build: Any) -> None:
     text = show.table(table.rows([build.file(build.rounds([1e-3] * 3))]))
     header, _, line = text.splitlines()
     assert header.split() == ["case", "step", "±95", "%", "rate", "power", "rounds"]
-    assert " ".join(line.split()) == "matmul m=64 n=64 k=64 dtype=float32 1.00 ms 0.0 % 524 MFLOP/s 3"
+    assert " ".join(line.split()) == "matmul m=64 n=64 k=64 dtype=float32 1.00 ms 0.0 % 524 MFLOP/s 579 W 3"
 
 
 def test_what_went_wrong_stands_in_the_notes(build: Any) -> None:
