@@ -268,8 +268,12 @@ def _model_row(found: Any) -> Document:
     return {
         "name": found.name,
         "parameters": found.total_parameters,
+        "active_parameters": found.active_parameters,
         "layers": found.num_hidden_layers,
         "hidden_size": found.hidden_size,
+        "heads": found.num_attention_heads,
+        "kv_heads": found.num_key_value_heads,
+        "context": found.max_position_embeddings,
         "vocab_size": found.vocab_size,
         "source": found.source,
     }

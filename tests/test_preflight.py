@@ -129,3 +129,20 @@ def test_each_finding_is_one_line_with_a_number_or_a_name(machine: Callable[...,
     said = " ".join(finding.message for finding in found)
     for part in ("powersave", "6.5 on 8 CPUs", "1.00 GiB of 64.0 GiB", "9.00 GiB", "400 W of 700 W", "100 %"):
         assert part in said
+
+
+@pytest.mark.parametrize(
+    ("readings", "code"),
+    [
+        ({"compute_processes": 2.0}, "shared_device"),
+        ({"remapped_rows_pending": 1.0}, "needs_service"),
+        ({"remapped_rows_failed": 1.0}, "needs_service"),
+        ({"recovery_action": 1.0}, "needs_service"),
+        ({"persistence": 0.0}, "persistence"),
+    ],
+)
+def test_the_state_of_a_board_is_said_before_the_run(
+    machine: Callable[..., None], readings: dict[str, float], code: str
+) -> None:
+    assert codes(None, board(**readings)) == [code]
+    assert codes(None, board(compute_processes=1.0, persistence=1.0, recovery_action=0.0)) == []

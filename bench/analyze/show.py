@@ -94,10 +94,10 @@ def devices(document: dict[str, Any]) -> list[str]:
 
 def listing(rows: list[dict[str, Any]]) -> str:
     """Workloads, suites, models or chips."""
-    header = list(rows[0]) if rows else ["nothing"]
-    return tabulate(
-        [name.replace("_", " ") for name in header], [[_listed(*item) for item in row.items()] for row in rows]
-    )
+    # Where a figure comes from is for --json and for the file itself: it would push the figures off the screen.
+    header = [name for name in rows[0] if name != "source"] if rows else ["nothing"]
+    body = [[_listed(name, row[name]) for name in header] for row in rows]
+    return tabulate([name.replace("_", " ") for name in header], body)
 
 
 def plan(document: dict[str, Any]) -> list[str]:
@@ -377,7 +377,7 @@ def _listed(name: str, value: Any) -> str:
         return units.gibibytes(value)
     if name == "power_w":
         return f"{value:.0f} W"
-    if name == "parameters" and isinstance(value, int):
+    if name in {"parameters", "active_parameters"} and isinstance(value, int):
         return f"{value:,}".replace(",", " ")
     return plain(", ".join(value) if isinstance(value, list | tuple) else str(value), 90)
 

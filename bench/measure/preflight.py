@@ -63,6 +63,15 @@ def _device(facts: DeviceFacts) -> Iterator[Finding]:
     if active > 0.05:
         say = f"{name}: kernels ran {units.percent(active, 0)} of the last second: somebody else computes on it"
         yield Finding(code="shared_device", message=say)
+    if read.get("compute_processes", 0.0) > 1:  # one may be ourselves
+        say = f"{name}: {read['compute_processes']:.0f} programs have it open for computing"
+        yield Finding(code="shared_device", message=say)
+    if read.get("remapped_rows_pending") or read.get("remapped_rows_failed") or read.get("recovery_action"):
+        say = f"{name}: asks for service (memory rows to be remapped, or a reset): tell an administrator"
+        yield Finding(code="needs_service", message=say)
+    if read.get("persistence") == 0.0:
+        say = f"{name}: persistence mode is off: between programs the driver unloads, and each start takes longer"
+        yield Finding(code="persistence", message=say)
     if read.get("mig") == 1.0:
         yield Finding(code="mig", message=f"{name}: MIG is on; power and utilization belong to the whole board")
     if facts.chip is None:

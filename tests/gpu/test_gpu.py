@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bench import device as devices
-from bench import workload
+from bench import energy, workload
 from bench.errors import Unsupported
-from bench.measure import timer
+from bench.measure import meter, timer
 from bench.record import Protocol
 
 torch = pytest.importorskip("torch")
@@ -102,3 +102,24 @@ def test_the_board_is_the_same_however_it_is_named(device: Any, form: str) -> No
     ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
     assert uuid in ran.stdout
     assert "not found" not in ran.stdout
+
+
+def test_the_sampler_sees_the_load_and_its_energy(device: Any) -> None:
+    watching = meter.of(device, 0)
+    try:
+        if watching.board.boundary is None:
+            pytest.skip("this board tells neither power nor energy")
+        idle = watching.idle(2.0)
+        size = {"m": 4096, "n": 4096, "k": 4096, "dtype": "bfloat16"}
+        step = device.prepare(workload.case("matmul", size))
+        watching.energy_s = 5.2
+        measured = timer.measure(device, [step.run], SHORT, observer=watching)
+        assert idle is not None and watching.trace is not None
+        found = energy.energy(energy.gate(watching.trace, watching.board).trace, watching.board)
+        assert found.joules is not None, found.reason
+        assert not found.disagrees
+        rest_w, load_w = energy.mean_power(idle), energy.mean_power(watching.trace)
+        assert rest_w is not None and load_w is not None and load_w > 1.2 * rest_w
+        assert found.joules / found.window_s * measured.median_s > 0
+    finally:
+        watching.close()
