@@ -15,6 +15,7 @@ class Decode(Workload):
     """The token at position `context` again and again: all weights and the cache are read."""
 
     scale: ClassVar[Literal["micro", "macro"]] = "macro"
+    version: ClassVar[int] = 2
     rotate: ClassVar[bool] = False  # the weights are one set in real life too
     data: ClassVar[str] = "tokens"
     experts: ClassVar[bool] = False  # whether models have them: `moe_decode` is the other kind
@@ -66,6 +67,7 @@ class Decode(Workload):
         import torch
 
         from workloads._compiled import compiled
+        from workloads.models.layout import choose_layouts
         from workloads.models.mlp import recorded_choices
         from workloads.models.quantized import quantize
         from workloads.models.reference import reference_logits
@@ -75,6 +77,7 @@ class Decode(Workload):
         transformer = Transformer(shape, device, self.dtype, self.context + 1).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.context + 1)
         kernels = quantize(transformer, self.weights, device) if self.weights != "full" else frozenset()
+        layout = choose_layouts(transformer, self.batch) if device.backend == "cpu" else ""
         tokens_BS = device.tokens(self.batch, 1, vocab_size=shape.vocab_size)
 
         next_logits, facts = compiled(transformer.next_logits) if self.compiled else (transformer.next_logits, dict)
@@ -95,4 +98,5 @@ class Decode(Workload):
                 return relative_error(logits_BV[0], reference_logits(transformer, sequence_BS[0])[-1])
 
         told: Facts = {"kernel": ", ".join(sorted(kernels))} if kernels else {}
+        told |= {"layout": layout} if layout else {}
         return Step(run=run, error=error, facts=lambda: facts() | told)
