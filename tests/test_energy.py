@@ -109,7 +109,9 @@ def test_energy_grows_with_the_number_of_steps_and_gives_the_true_joules_per_ste
     found = energy.energy(meter.trace, BOARD)
     assert found.joules is not None
     power_w = device.simulated.idle_w + 0.6 * device.simulated.busy_w  # of memory traffic
-    assert found.joules / found.window_s * measured.median_s == pytest.approx(power_w * 2.001e-3, rel=2e-3)
+    assert found.joules / found.window_s * measured.median_s == pytest.approx(
+        power_w * 2.001e-3, rel=4e-3
+    )  # waits between holds
 
 
 def test_a_counter_that_misses_a_part_of_the_energy_contradicts_the_power() -> None:

@@ -38,7 +38,7 @@ BURST_SAMPLE_S = 5e-3
 # have set the clock.
 HOLD_S = 20.0
 # How much of the load at a time is run for an observer that wants it held.
-HOLD_STEP_S = 50e-3
+HOLD_STEP_S = 25e-3
 # A step is bound by its launch when launching takes this share of its time.
 LAUNCH_BOUND = 0.8
 
