@@ -16,7 +16,6 @@ import queue
 import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -24,7 +23,8 @@ from typing import Protocol
 import msgspec
 
 from bench.energy import Edge, Tick, Trace
-from bench.sensors import COUNTERS, HOST_COUNTERS, TICK, Lost, Sensors, Withheld, open_board
+from bench.measure.orders import until_the_parent_dies
+from bench.sensors import COUNTERS, HOST_COUNTERS, STATE, TICK, Lost, Sensors, Withheld, open_board
 
 PERIOD_S = 0.1
 JITTER = 0.2
@@ -33,20 +33,7 @@ POLL_S, SLOW_POLL_S = 0.004, 0.02
 # A counter that did not tick for so long does not tick.
 EDGE_LIMIT_S = 0.5
 # Asked at both ends of a window, the load running: a link sleeps when its board is idle.
-ENDS = (
-    *COUNTERS,
-    *HOST_COUNTERS,
-    "host_cpu_share",
-    "host_memory_used_bytes",
-    "pcie_generation",
-    "pcie_width",
-    "memory_used_bytes",
-    "compute_processes",
-    "performance_state",
-    "remapped_rows_pending",
-    "remapped_rows_failed",
-    "recovery_action",
-)
+ENDS = (*COUNTERS, *HOST_COUNTERS, *STATE)
 # Only where a board has no counters of throttled time: a look at its present reasons, ten times a second.
 REASONS = "throttle_reasons"
 
@@ -253,7 +240,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # a vendor's package may print
-    orders = _orders_until_the_worker_dies()
+    orders: queue.SimpleQueue[Order] = until_the_parent_dies(Order)
 
     def reply(answer: Reply) -> None:
         replies.write(msgspec.json.encode(answer) + b"\n")
@@ -281,20 +268,6 @@ def main() -> None:
                 reply(Published(sampler.periods()))
         except (Lost, Withheld) as error:
             reply(Failed(str(error)))
-
-
-def _orders_until_the_worker_dies() -> "queue.SimpleQueue[Order]":
-    orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-    decoder = msgspec.json.Decoder(Order)
-
-    def read() -> None:
-        with open(0, "rb", buffering=0, closefd=False) as stream:
-            while line := stream.readline():
-                orders.put(decoder.decode(line))
-        os._exit(0)  # a call into a driver may hang in the main thread
-
-    threading.Thread(target=read, daemon=True).start()
-    return orders
 
 
 if __name__ == "__main__":

@@ -19,23 +19,6 @@ _REASONS = {
     "throttle_hw_thermal_s": 0x40,
     "throttle_power_brake_s": 0x80,
 }
-# What the end of a window tells of the board's state; the rest of it is counters.
-_STATE = (
-    "pcie_generation",
-    "pcie_width",
-    "memory_used_bytes",
-    "compute_processes",
-    "performance_state",
-    "remapped_rows_pending",
-    "remapped_rows_failed",
-    "recovery_action",
-    "sm_active",
-    "sm_occupancy",
-    "tensor_active",
-    "dram_active",
-    "host_cpu_share",
-    "host_memory_used_bytes",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +59,7 @@ def told(trace: Trace | None, board: Board, *, reason: str, step_s: float, why_n
             busy=trace.busy,
             series={name: _series(trace, name) for name in trace.names() if trace.series(name)},
             changes=changes,
-            state={name: trace.last[name] for name in _STATE if name in trace.last},
+            state={name: value for name, value in trace.last.items() if name not in {*COUNTERS, *HOST_COUNTERS}},
         ),
         flags=_flags(trace, board, found, changes, step_s),
         reasons=reasons,

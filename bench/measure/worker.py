@@ -6,9 +6,7 @@ prints goes to standard error. When the parent dies, standard input ends and so 
 
 import argparse
 import os
-import queue
 import signal
-import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -35,6 +33,7 @@ from bench.measure.messages import (
     Rested,
     TimersCompared,
 )
+from bench.measure.orders import until_the_parent_dies
 from bench.record import Speeds
 
 
@@ -49,7 +48,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # a library's print must not look like a reply
-    orders = _orders_until_the_parent_dies()
+    orders = until_the_parent_dies(Order)
 
     def reply(answer: Reply) -> None:
         replies.write(msgspec.json.encode(answer) + b"\n")
@@ -63,22 +62,6 @@ def main() -> None:
                 reply(answer)
     except UserError as error:
         reply(Refused(str(error)))
-
-
-def _orders_until_the_parent_dies() -> "queue.SimpleQueue[Order]":
-    """Orders as they come. The thread that reads them sleeps in the kernel while a case is measured."""
-    orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-    decoder = msgspec.json.Decoder(Order)
-
-    def read() -> None:
-        # Unbuffered: the interpreter's own reader holds a lock that no exit of the main thread could take.
-        with open(0, "rb", buffering=0, closefd=False) as stream:
-            while line := stream.readline():
-                orders.put(decoder.decode(line))
-        os._exit(0)  # not sys.exit: the main thread may hang in a driver
-
-    threading.Thread(target=read, daemon=True).start()
-    return orders
 
 
 class _Server:

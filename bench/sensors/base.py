@@ -34,6 +34,19 @@ COUNTERS = (
 )
 # Energies beside the board's own: of a CPU's memory, and of the host beside an accelerator.
 HOST_COUNTERS = ("dram_energy_j", "host_energy_j", "host_dram_energy_j")
+# What is worth knowing of the board and the host at the end of a window.
+STATE = (
+    "pcie_generation",
+    "pcie_width",
+    "memory_used_bytes",
+    "compute_processes",
+    "performance_state",
+    "remapped_rows_pending",
+    "remapped_rows_failed",
+    "recovery_action",
+    "host_cpu_share",
+    "host_memory_used_bytes",
+)
 
 
 @dataclass(frozen=True)
