@@ -336,7 +336,7 @@ def selfcheck(
     if what != "aa" and (workloads or turns is not None):
         raise UserError(f"selfcheck {what} runs loads of its own: workloads and --turns are for selfcheck aa")
     if what == "energy":
-        verdicts = commands.selfcheck_energy(device=device)
+        verdicts = commands.selfcheck_energy(device=device, progress=_progress(progress))
         _print_json(verdicts) if as_json else print(show.verdicts(verdicts))
         sys.exit(1 if any(one["verdict"] == "fail" for one in verdicts) else 0)
     if what == "timer":

@@ -225,13 +225,14 @@ def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]
     return [{**msgspec.to_builtins(one), "passed": one.passed} for one in selfcheck.timers(device, seed)]
 
 
-def selfcheck_energy(*, device: str = "default", seed: int = 0) -> list[Document]:
+def selfcheck_energy(*, device: str = "default", seed: int = 0, progress: "Progress | None" = None) -> list[Document]:
     """Whether this board's power and energy are what they are taken for, one verdict a line."""
     import msgspec
 
     from bench.measure import selfcheck
+    from bench.measure.progress import Silent
 
-    return [msgspec.to_builtins(one) for one in selfcheck.power(device, seed)]
+    return [msgspec.to_builtins(one) for one in selfcheck.power(device, seed, progress or Silent())]
 
 
 def selfcheck_aa(

@@ -102,6 +102,17 @@ class Board:
     pcie_width_max: float | None = None
     modelled: bool = False  # computed by the vendor from activity: no gain error is known
 
+    averaged: bool = False  # only power that is a mean of the last second is told
+
+    def held_s(self, wanted_s: float) -> float:
+        """How long a window must be held for an energy to be claimed of it, if one of `wanted_s` is; 0 if of 0."""
+        if not wanted_s:
+            return 0.0
+        period_s = max(self.power_period_s or ASSUMED_PERIOD_S, self.energy_period_s or ASSUMED_PERIOD_S)
+        # Two periods or looks more, for the ends of a window that no counter aligns.
+        least_s = max(SHORTEST_S, FEWEST_TICKS * period_s) + 2 * max(period_s, ASSUMED_PERIOD_S)
+        return max(wanted_s, least_s + (AVERAGE_SETTLED_S if self.averaged else 0.0))
+
     def publishing(self, periods_s: dict[str, float]) -> "Board":
         """The same, with how often it was seen to publish."""
         return replace(
@@ -148,7 +159,6 @@ def gate(trace: Trace, board: Board) -> Gated:
         "temperature_c": TEMPERATURE_C,
         "memory_temperature_c": TEMPERATURE_C,
         "kernel_active": (0.0, 1.0),
-        "memory_active": (0.0, 1.0),
     }
     reasons: dict[str, str] = {}
     ticks = trace.ticks
@@ -242,9 +252,8 @@ def _integrated(trace: Trace, board: Board) -> Found | None:
         return None
     window_s = points[-1][0] - points[0][0]
     watts = [value for _, value in points]
-    gaps = [b - a for (a, _), (b, _) in itertools.pairwise(points)]
-    if max(gaps) > 3 * max(period_s, trace.period_s):
-        return Found(reason=f"power was not told for {max(gaps):.2g} s within the window")
+    if gap := _gap(points, period_s, trace):
+        return gap
     # A value is up to a period old, so the ends are; and each is a sample of a power that varies.
     spread = (max(watts) - min(watts)) / stats.median(watts) / math.sqrt(len(watts))
     edges = math.hypot(2 * period_s / window_s, spread)
@@ -252,11 +261,26 @@ def _integrated(trace: Trace, board: Board) -> Found | None:
 
 
 def _averaged(trace: Trace, board: Board) -> Found | None:
-    points = [(t_s, value) for t_s, value in trace.series("power_average_w") if t_s - trace.begin_s > AVERAGE_SETTLED_S]
+    points = _settled_averages(trace)
     if len(points) < 2:
         return None
     window_s, period_s = points[-1][0] - points[0][0], board.power_period_s or ASSUMED_PERIOD_S
+    if gap := _gap(points, period_s, trace):
+        return gap
     return _claimed(_trapezoid(points), window_s, period_s, "power_average", 2 * period_s / window_s, board)
+
+
+def _settled_averages(trace: Trace) -> list[tuple[float, float]]:
+    """Means of the last second, from when on that second lies in the window."""
+    return [(t_s, value) for t_s, value in trace.series("power_average_w") if t_s - trace.begin_s > AVERAGE_SETTLED_S]
+
+
+def _gap(points: Sequence[tuple[float, float]], period_s: float, trace: Trace) -> Found | None:
+    """Why power with a hole in it gives no energy."""
+    longest_s = max(b - a for (a, _), (b, _) in itertools.pairwise(points))
+    if longest_s <= 3 * max(period_s, trace.period_s):
+        return None
+    return Found(reason=f"power was not told for {longest_s:.2g} s within the window")
 
 
 def _checked(found: Found, trace: Trace) -> Found:
@@ -269,8 +293,13 @@ def _checked(found: Found, trace: Trace) -> Found:
 
 
 def mean_power(trace: Trace) -> float | None:
-    """Mean of the instant readings in watts, each weighing as much as the time round it; None with none."""
-    points = trace.series("power_w")
+    """Mean power in watts: of instant readings, each weighing as much as the time round it; where there are none, of
+    readings that are means of the last second, without the first; or by the counter. None with nothing of it.
+    """
+    counted = trace.series("energy_j")
+    points = trace.series("power_w") or _settled_averages(trace)
+    if not points and len(counted) > 1 and counted[-1][0] > counted[0][0]:
+        return (counted[-1][1] - counted[0][1]) / (counted[-1][0] - counted[0][0])
     if not points:
         return None
     if len(points) == 1 or points[-1][0] == points[0][0]:

@@ -74,6 +74,7 @@ Flag = Literal[
     "wallclock_stepped",
     "xid",
 ]
+# `straggler` and `stream_mismatch` are reserved for work on several devices, `thermal_mismatch` and `xid` for later.
 # A record with one of these is kept in the file and left out of tables, comparisons and calibration.
 INVALID_FLAGS: frozenset[str] = frozenset(
     {"hw_slowdown", "gpu_lost", "ecc_uncorrectable", "xid", "bad_output", "stream_mismatch"}

@@ -421,6 +421,9 @@ def test_a_difference_that_vanishes_in_cycles_is_the_clocks(build: Any) -> None:
     assert row.verdict == "slower" and row.reason == "the clock explains it: 1.98 GHz and 1.65 GHz"
     same = build.file(build.rounds([1.2e-3] * 5, start=3600, telemetry=told(clock_hz=[1.98e9] * 3)), id="c" * 16)
     assert only(before, same).reason == ""
+    little = build.file(build.rounds([1.2e-3] * 5, start=3600, telemetry=told(clock_hz=[1.97e9] * 3)), id="c" * 16)
+    (row,) = compare([before], [little], threshold=0.15).rows  # within it, and yet the clock made little of it
+    assert row.verdict == "slower" and row.reason == ""
 
 
 def test_sides_that_began_at_other_temperatures_say_so(build: Any) -> None:

@@ -16,7 +16,7 @@ from bench import energy
 from bench.device import Device
 from bench.measure import sampler
 from bench.measure.meter import ProcessMeter
-from bench.sensors import Lost, Sensors
+from bench.sensors import COUNTERS, Lost, Sensors
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 
@@ -153,6 +153,18 @@ def test_a_board_that_leaves_the_bus_keeps_what_was_seen_before(meter: Callable[
     assert watching.trace.lost and watching.trace.ticks
 
 
+def test_a_case_that_failed_inside_its_window_costs_the_next_one_nothing(meter: Callable[..., ProcessMeter]) -> None:
+    watching = meter()
+    watching.begin(hold)  # and no end: the case ran out of memory
+    time.sleep(0.3)
+    watching.begin(hold)
+    begun_s = time.perf_counter()
+    time.sleep(0.5)
+    watching.end(hold)
+    assert not watching.reason and watching.trace is not None
+    assert watching.trace.begin_s == pytest.approx(begun_s, abs=0.2)
+
+
 def test_a_sampler_that_is_killed_is_a_reason(meter: Callable[..., ProcessMeter]) -> None:
     watching = meter()
     watching.begin(hold)
@@ -239,12 +251,6 @@ def test_in_the_loop_only_what_is_cheap_is_asked_and_the_rest_at_both_ends() -> 
     assert "power_limit_w" not in sensors.asked
 
 
-def test_reasons_for_a_lower_clock_are_only_looked_at_where_no_counter_tells_the_time() -> None:
-    reasons = {"power_w": lambda now: 1.0, "throttle_reasons": lambda now: 4.0}
-    assert "throttle_reasons" in watched(reasons).names()
-    assert "throttle_reasons" not in watched({**reasons, "throttle_power_cap_s": lambda now: now}).names()
-
-
 def test_a_board_lost_at_the_first_look_still_lets_the_window_begin() -> None:
     clock = Clock(1.0)
 
@@ -314,3 +320,22 @@ def test_what_a_board_averages_by_itself_is_of_the_window() -> None:
     trace = sampler.Sampler(sensors, clock).watch(align=False)
     assert "sm_active" not in trace.first
     assert trace.last["sm_active"] == pytest.approx(trace.window_s, rel=0.1)
+
+
+def test_reasons_are_looked_at_unless_every_kind_is_counted() -> None:
+    partly = {"power_w": lambda now: 1.0, "throttle_reasons": lambda now: 64.0, "throttle_power_cap_s": lambda now: now}
+    assert "throttle_reasons" in watched(partly).names()
+    every = {name: (lambda now: now) for name in COUNTERS if name.startswith("throttle_")}
+    assert "throttle_reasons" not in watched(partly | every).names()
+
+
+def test_what_is_read_at_the_begin_is_read_after_the_tick_so_that_shares_are_of_the_window() -> None:
+    clock = Clock(4.0)
+    told = {"energy_j": lambda now: 300 * (now // 0.1) * 0.1 + 1.0, "throttle_power_cap_s": lambda now: now}
+    sensors = Scripted(clock, told)
+    sensors.probe()
+    clock.now = 0.0
+    trace = sampler.Sampler(sensors, clock).watch(align=True)
+    change = trace.change("throttle_power_cap_s")
+    assert trace.start is not None and change is not None
+    assert change == pytest.approx(trace.window_s, rel=1e-3)

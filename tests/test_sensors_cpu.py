@@ -272,14 +272,14 @@ def test_memory_in_use_is_what_is_not_available(tree: Tree, monkeypatch: pytest.
 def test_clocks_are_in_hertz(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, "cpu_freq", lambda: SimpleNamespace(current=2400.5, min=800.0, max=3600.0))
     sensors = cpu.open_board(None)
-    assert ask(sensors, "clock_hz") == 2_400_500_000
-    assert ask(sensors, "clock_max_hz") == 3_600_000_000
+    assert ask(sensors, "host_clock_hz") == 2_400_500_000
+    assert ask(sensors, "host_clock_max_hz") == 3_600_000_000
 
 
 @pytest.mark.parametrize("told", [None, SimpleNamespace(current=2400.0, min=0.0, max=0.0)])
 def test_the_fixed_clock_of_a_virtual_machine_is_none(tree: Tree, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
     scripted(monkeypatch, "cpu_freq", lambda: told)
-    for name in ("clock_hz", "clock_max_hz"):
+    for name in ("host_clock_hz", "host_clock_max_hz"):
         with pytest.raises(Withheld, match="scale"):
             ask(cpu.open_board(None), name)
 
@@ -300,7 +300,7 @@ def test_the_temperature_is_that_of_the_hottest_package(
         for chip, entries in told.items()
     }
     scripted(monkeypatch, "sensors_temperatures", lambda: found)
-    assert ask(cpu.open_board(None), "temperature_c") == temperature_c
+    assert ask(cpu.open_board(None), "host_temperature_c") == temperature_c
 
 
 @pytest.mark.parametrize(
@@ -309,13 +309,13 @@ def test_the_temperature_is_that_of_the_hottest_package(
 def test_no_sensor_is_no_temperature(tree: Tree, monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
     scripted(monkeypatch, "sensors_temperatures", lambda: found)
     with pytest.raises(Withheld, match="no sensor"):
-        ask(cpu.open_board(None), "temperature_c")
+        ask(cpu.open_board(None), "host_temperature_c")
 
 
 def test_a_platform_without_temperatures_says_so(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(psutil, "sensors_temperatures", raising=False)
     with pytest.raises(Withheld, match="sensors_temperatures"):
-        ask(cpu.open_board(None), "temperature_c")
+        ask(cpu.open_board(None), "host_temperature_c")
 
 
 @pytest.mark.parametrize("error", [OSError("no"), NotImplementedError("no"), psutil.AccessDenied(), ValueError("no")])

@@ -313,7 +313,7 @@ def test_units_are_converted_to_si(host: Host) -> None:
         "pcie_width_max": 16,
         "pcie_replays": 2,
         "memory_used_bytes": 6 * 2**30,
-        "compute_processes": 2,
+        "open_processes": 2,
     }
 
 
@@ -467,12 +467,12 @@ def test_minus_one_is_no_number(host: Host, card: Card) -> None:
 
 def test_processes_that_are_not_told_are_not_none(host: Host, card: Card) -> None:
     card.num_processes = None
-    assert "not supported" in why_not(host.open(), "compute_processes")
+    assert "not supported" in why_not(host.open(), "open_processes")
 
 
 def test_a_device_without_parts_tells_its_link_alone(host: Host, card: Card) -> None:
     card.parts = {call: [] for call in card.parts}
-    assert {name for name in values(host.open()) if not name.startswith("pcie")} == {"compute_processes"}
+    assert {name for name in values(host.open()) if not name.startswith("pcie")} == {"open_processes"}
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ def test_a_package_without_a_structure_tells_the_rest(host: Host) -> None:
         if "freq" not in one.__name__:
             delattr(host.module, one.__name__)
     # Numbers that are told without a structure are left, too.
-    assert values(sensors).keys() == {"clock_hz", "clock_max_hz", "memory_clock_hz", "compute_processes"}
+    assert values(sensors).keys() == {"clock_hz", "clock_max_hz", "memory_clock_hz", "open_processes"}
 
 
 def test_a_package_with_other_arguments_is_a_reason(host: Host) -> None:

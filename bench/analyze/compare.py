@@ -192,7 +192,8 @@ def _doubt(before: _Side, after: _Side, log_ratio: float) -> str:
 def _hint(before: _Side, after: _Side, log_ratio: float, threshold: float) -> str:
     """What may have made the difference: another clock, when in cycles there is none, or another temperature."""
     clocks = [_told(side, "clock_hz", first=False) for side in (before, after)]
-    if all(clocks) and abs(log_ratio + math.log(clocks[1] / clocks[0])) < math.log1p(threshold):
+    left = abs(log_ratio + math.log(clocks[1] / clocks[0])) if all(clocks) else math.inf
+    if left < min(math.log1p(threshold), abs(log_ratio) / 2):
         return "the clock explains it: " + " and ".join(units.scaled(clock, "Hz") for clock in clocks)
     began = [_told(side, "temperature_c", first=True) for side in (before, after)]
     if all(began) and abs(began[1] - began[0]) > SAME_TEMPERATURE_C:

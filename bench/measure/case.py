@@ -67,7 +67,8 @@ def measure(device: Device, job: Job, seed: int, seen: Witnesses) -> Iterator[Re
             draft.why_no_energy = "the device rests between the samples"
         # Once is enough: what a board's own sensor is wrong by does not change from round to round.
         wanted = job.round == 0 and seen.meter.board.boundary is not None and not draft.why_no_energy
-        seen.meter.energy_s = job.protocol.energy_s if wanted else 0.0
+        seen.meter.board = seen.meter.board.publishing(job.periods_s)
+        seen.meter.energy_s = seen.meter.board.held_s(job.protocol.energy_s) if wanted else 0.0
         eager = timer.measure(
             device, runs, job.protocol, blocks=blocks, lead=flush, duty=case.duty, observer=seen.observer()
         )
@@ -217,7 +218,7 @@ class _Draft:
         facts = self._facts(device, steps[0])
         told = telemetry.told(
             seen.meter.trace,
-            seen.meter.board.publishing(self._job.periods_s),
+            seen.meter.board,
             reason=seen.meter.reason,
             step_s=measured.median_s,
             why_no_energy=self.why_no_energy,

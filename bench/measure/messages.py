@@ -87,10 +87,10 @@ class TimersCompared(msgspec.Struct, tag="agreements", frozen=True):
     agreements: list[Agreement]
 
 
-class PowerChecked(msgspec.Struct, tag="verdicts", frozen=True):
-    """What holds and what does not."""
+class PowerChecked(msgspec.Struct, tag="verdict", frozen=True):
+    """One thing that holds or does not, sent as soon as it is known. None follows the last."""
 
-    verdicts: list[Verdict]
+    verdict: Verdict | None
 
 
 class Refused(msgspec.Struct, tag="refused", frozen=True):

@@ -88,7 +88,7 @@ class SimulatedMeter(Meter):
         """Seen over the load's own time, or three seconds of rest after it where that was short."""
         begin_s = self._device.now_s()
         load()
-        clock = _Simulated(begin_s, max(self._device.now_s(), begin_s + 3.0))
+        clock = _Simulated(begin_s, max(self._device.now_s(), begin_s + sampler.PERIODS_S))
         return self._sampler(clock).periods()
 
     def _watch(self, end_s: float) -> Trace:
@@ -126,6 +126,7 @@ class ProcessMeter(Meter):
     def __init__(self, device: Device, seed: int) -> None:
         super().__init__()
         self._device = device
+        self._watching = False
         command = [
             sys.executable, "-P", "-m", "bench.measure.sampler",
             "--vendor", device.vendor, "--board", device.board() or "", "--seed", str(seed),
@@ -144,13 +145,17 @@ class ProcessMeter(Meter):
             known = ("power_limit_w", "pcie_generation_max", "pcie_width_max")
             readings = {name: opened.readings[name] for name in known if name in opened.readings}
             tells = {"energy_j", "power_w", "power_average_w"} & opened.readings.keys()
+            averaged = tells == {"power_average_w"}
             boundary = opened.boundary if tells else None
-            self.board = Board(boundary=boundary, modelled=opened.modelled, **readings)
+            self.board = Board(boundary=boundary, modelled=opened.modelled, averaged=averaged, **readings)
 
     def begin(self, hold: Run) -> None:
         """From now on, or from the energy counter's next tick: the load is held until then."""
         self.trace = None
+        if self._watching:  # a case that failed inside its window left it open
+            self._stop()
         self._tell(sampler.Begin(align=bool(self.energy_s)))
+        self._watching = True
         self._hold_until_answered(hold)
         self._answer(ANSWER_LIMIT_S)
         self._begun_s = self._device.now_s()
@@ -159,24 +164,25 @@ class ProcessMeter(Meter):
         """Until now, or until the energy is known."""
         while not self.reason and self._device.now_s() < self._begun_s + self.energy_s:
             hold()
-        self._tell(sampler.End())
-        self._hold_until_answered(hold)
-        ended = self._answer(ANSWER_LIMIT_S)
-        self.trace = ended.trace if isinstance(ended, sampler.Ended) else None
+        self.trace = self._stop(hold)
 
     def idle(self, seconds: float) -> Trace | None:
         """Nothing is run meanwhile."""
         self._tell(sampler.Begin(align=False))
         self._answer(ANSWER_LIMIT_S)
         self._device.wait(seconds)
-        self._tell(sampler.End())
-        ended = self._answer(ANSWER_LIMIT_S)
-        return ended.trace if isinstance(ended, sampler.Ended) else None
+        return self._stop()
 
     def periods(self, load: Callable[[], object]) -> dict[str, float]:
         """Seen while `load` runs."""
+        if self.board.boundary is None:
+            load()
+            return {}
         self._tell(sampler.Periods())
+        until_s = self._device.now_s() + sampler.PERIODS_S
         load()
+        while self._device.now_s() < until_s:
+            load()
         self._tell(sampler.End())
         found = self._answer(ANSWER_LIMIT_S)
         return found.period_s if isinstance(found, sampler.Published) else {}
@@ -185,9 +191,20 @@ class ProcessMeter(Meter):
         """Ends the process; one that hangs in a driver is left to the kernel."""
         with contextlib.suppress(OSError):
             self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError, ValueError):
-                stream.close()  # type: ignore[union-attr]
+        # Not standard output: while the other thread reads it, closing waits for the sampler's end.
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.close()  # type: ignore[union-attr]
+
+    def _stop(self, hold: Run | None = None) -> Trace | None:
+        """Ends the trace that is being taken. Whatever was not read of it yet is read on the way."""
+        self._watching = False
+        self._tell(sampler.End())
+        if hold is not None:
+            self._hold_until_answered(hold)
+        while (reply := self._answer(ANSWER_LIMIT_S)) is not None:
+            if isinstance(reply, sampler.Ended):
+                return reply.trace
+        return None
 
     def _hold_until_answered(self, hold: Run) -> None:
         limit_s = self._device.now_s() + ANSWER_LIMIT_S
@@ -228,4 +245,5 @@ class ProcessMeter(Meter):
         with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
             for line in self._process.stdout:
                 self._replies.put(decoder.decode(line))
+        self._process.stdout.close()
         self._replies.put(None)

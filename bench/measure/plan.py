@@ -30,7 +30,7 @@ MOST_ROUNDS = 10
 # Of a process that a workload starts for itself, with its import of torch.
 START_S = 5.0
 # At rest a device is watched for so long, with and without a context on it, after some quiet each time.
-REST_S, REST_QUIET_S = 5.0, 2.0
+REST_S, REST_QUIET_S = 5.0, 5.0
 # Until the energy counter has ticked at both ends of a window.
 TICKS_S = 0.3
 SHORTEST_WINDOW = 0.25  # of the suite's own

@@ -42,11 +42,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def check(device: Device, meter: Meter, periods_s: dict[str, float]) -> Iterator[Verdict]:
     """Every line, each as soon as it is known."""
     meter.board = meter.board.publishing(periods_s)
+    if meter.board.boundary is None:
+        yield _na("power and energy", meter.reason or "the board tells neither")
+        return
     yield from _periods(meter, periods_s)
     yield from _sampler_cost(device, meter)
-    if meter.board.boundary is None:
-        yield _na("energy", meter.reason or "the board tells neither power nor energy")
-        return
     busy, light = _loads(device)
     yield from _closure(device, meter, busy)
     yield from _repeats(device, meter, busy)
@@ -123,7 +123,7 @@ def _step_s(device: Device, load: Run) -> float:
 def _closure(device: Device, meter: Meter, load: Run) -> Iterator[Verdict]:
     """N, 2N and 4N steps: energy must be a straight line in the number of steps."""
     _for(device, load, 2.0)
-    steps = max(1, int(WINDOW_S / _step_s(device, load)))
+    steps = max(1, int(meter.board.held_s(WINDOW_S) / _step_s(device, load)))
     points: list[tuple[float, float]] = []
     for factor in (1, 2, 4):
 
@@ -160,7 +160,7 @@ def _repeats(device: Device, meter: Meter, load: Run) -> Iterator[Verdict]:
     hold = _holding(device, load)
     watts = []
     for _ in range(REPEATS):
-        trace = _watched(device, meter, hold, lambda: None, energy_s=WINDOW_S)
+        trace = _watched(device, meter, hold, lambda: None, energy_s=meter.board.held_s(WINDOW_S))
         found = energy.energy(trace, meter.board) if trace else energy.Found(reason=meter.reason)
         if found.joules is None:
             yield _na("windows of 5 s repeat", found.reason)
@@ -242,8 +242,8 @@ def _sampler_cost(device: Device, meter: Meter) -> Iterator[Verdict]:
                 observer = meter if on else timer.Observer()
                 seen[on] = timer.measure(device, [run], _PROTOCOL, observer=observer).median_s
             ratios.append(seen[True] / seen[False])
-        if meter.reason or meter.board.boundary is None:
-            yield _na(f"the sampler's cost: {name}", meter.reason or "nothing is sampled on this board")
+        if meter.reason:
+            yield _na(f"the sampler's cost: {name}", meter.reason)
             continue
         found = stats.paired_ratio([1.0] * len(ratios), ratios)
         assert found is not None

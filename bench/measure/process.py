@@ -94,7 +94,8 @@ class WorkerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a driver not even SIGKILL ends it
             self._process.wait(timeout=10)
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+        # Not standard output: while the other thread reads it, closing it waits for the worker's end.
+        for stream in (self._process.stdin, self._errors):
             with contextlib.suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
 
@@ -105,7 +106,8 @@ class WorkerProcess:
             for line in self._process.stdout:
                 self._replies.put(decoder.decode(line))
         except (msgspec.MsgspecError, ValueError, OSError):
-            pass  # a line cut by the worker's death, or the pipe closed by `close`
+            pass  # a line cut by the worker's death
+        self._process.stdout.close()
         self._replies.put(None)
 
     def _last_words(self) -> str:

@@ -25,6 +25,9 @@ from bench.measure.journal import Journal
 from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess, allocator_settings
 from bench.record import Idle, Planned, Record, ResultFile, Session, Speeds
 
+# What a worker may take beyond the rests themselves, its first context included.
+REST_SLACK_S = 60.0
+
 Reply = TypeVar("Reply", bound=messages.Reply)
 
 
@@ -197,17 +200,30 @@ def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: 
     return outcome
 
 
-def ask(process: WorkerProcess, order: messages.Order, kind: type[Reply]) -> Reply:
+def ask(process: WorkerProcess, order: messages.Order, kind: type[Reply], limit_s: float = START_LIMIT_S) -> Reply:
     """A worker's answer of that kind to `order`. Raises UserError when it cannot even start."""
-    try:
+    with _as_advice():
         process.ask(order)
-        reply = process.answer(START_LIMIT_S)
+    return answer(process, kind, limit_s)
+
+
+def answer(process: WorkerProcess, kind: type[Reply], limit_s: float = START_LIMIT_S) -> Reply:
+    """A further answer of that kind. Raises UserError when there is none."""
+    with _as_advice():
+        reply = process.answer(limit_s)
+    assert isinstance(reply, kind)
+    return reply
+
+
+@contextlib.contextmanager
+def _as_advice() -> Iterator[None]:
+    """Says what a worker's end means to the user."""
+    try:
+        yield
     except (WorkerDied, WorkerHung) as error:
         if "No module named 'torch'" in str(error):
             raise UserError("torch is not installed here: start scripts/accelmark, which sets it up") from None
         raise UserError(f"no measurement is possible here: {error}") from None
-    assert isinstance(reply, kind)
-    return reply
 
 
 def plan_of(session: Session, laboratory: Laboratory, timeout_s: float) -> plan.Plan:
@@ -344,8 +360,12 @@ def rested(laboratory: Laboratory, planned: plan.Plan, seed: int) -> Laboratory:
             reasons.append(f"{spec} tells no power")
             continue
         process = WorkerProcess(spec, laboratory.host.threads, seed)
-        with contextlib.closing(process):
-            found = ask(process, messages.Rest(seconds=plan.REST_S), messages.Rested)
+        try:
+            with contextlib.closing(process):
+                limit_s = 2 * (plan.REST_S + plan.REST_QUIET_S) + REST_SLACK_S
+                found = ask(process, messages.Rest(seconds=plan.REST_S), messages.Rested, limit_s)
+        except UserError as error:  # what is only known less of must not end the run
+            found = messages.Rested(Idle(without_context_w=None, with_context_w=None, temperature_c=None), str(error))
         idle.append(found.idle)
         reasons += [f"{spec}: {found.reason}"] if found.reason else []
     return replace(laboratory, idle=idle, why_no_idle=", ".join(reasons))

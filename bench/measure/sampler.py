@@ -30,11 +30,13 @@ PERIOD_S = 0.1
 JITTER = 0.2
 # While an energy counter's tick is awaited. Some boards answer nothing, or zero, when asked this often.
 POLL_S, SLOW_POLL_S = 0.004, 0.02
+# A published period is seen in the changes of at least so long.
+PERIODS_S = 3.0
 # A counter that did not tick for so long does not tick.
 EDGE_LIMIT_S = 0.5
 # Asked at both ends of a window, the load running: a link sleeps when its board is idle.
 ENDS = (*COUNTERS, *HOST_COUNTERS, *STATE)
-# Only where a board has no counters of throttled time: a look at its present reasons, ten times a second.
+# Only where a board does not count each kind of throttled time: a look at its present reasons, ten times a second.
 REASONS = "throttle_reasons"
 
 
@@ -44,6 +46,8 @@ HOST = {
     "dram_energy_j": "host_dram_energy_j",
     "host_cpu_share": "host_cpu_share",
     "host_memory_used_bytes": "host_memory_used_bytes",
+    "host_clock_hz": "host_clock_hz",
+    "host_temperature_c": "host_temperature_c",
 }
 
 
@@ -117,7 +121,8 @@ class Sampler:
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311  a schedule, not a secret
         self._period_s = period_s
-        self._names = TICK if sensors.has("throttle_power_cap_s") else (*TICK, REASONS)
+        counted = all(sensors.has(name) for name in COUNTERS if name.startswith("throttle_"))
+        self._names = TICK if counted else (*TICK, REASONS)
 
     def watch(self, align: bool, began: Callable[[], None] = lambda: None) -> Trace:
         """Looks until the clock says that the window ends. `began` is called when the window may begin."""
@@ -127,8 +132,8 @@ class Sampler:
         start = stop = begin_s = None
         lost = ""
         try:
-            first = self._ends()
             start = self._edge() if align else None
+            first = self._ends()
             begin_s = self._clock.now_s()
             began()
             self._look_until_the_end(ticks, begin_s)
@@ -188,19 +193,20 @@ class Sampler:
         if not self._sensors.has("energy_j"):
             return None
         poll_s, before = POLL_S, self._sensors.read(("energy_j",)).get("energy_j")
-        asked_s = self._clock.now_s()
-        limit_s = asked_s + EDGE_LIMIT_S
-        while asked_s < limit_s:
+        told_s = now_s = self._clock.now_s()
+        limit_s = now_s + EDGE_LIMIT_S
+        while now_s < limit_s:
             # The end of the window may come meanwhile; the tick is awaited all the same.
-            self._clock.wait_until(asked_s + poll_s)
+            self._clock.wait_until(now_s + poll_s)
             began_s = self._clock.now_s()
             value = self._sensors.read(("energy_j",)).get("energy_j")
             now_s = (began_s + self._clock.now_s()) / 2
-            if not value:
+            if not value:  # refused, or zero: it says nothing of the time since the last answer
                 poll_s = SLOW_POLL_S
-            elif before is not None and value != before:
-                return Edge(t_s=now_s, late_s=now_s - asked_s, energy_j=value)
-            before, asked_s = value or before, now_s
+                continue
+            if before is not None and value != before:
+                return Edge(t_s=now_s, late_s=now_s - told_s, energy_j=value)
+            before, told_s = value, now_s
         return None
 
 

@@ -17,11 +17,20 @@ def timers(device: str, seed: int) -> list[Agreement]:
         return runner.ask(process, messages.CompareTimers(), messages.TimersCompared).agreements
 
 
-def power(device: str, seed: int) -> list[Verdict]:
-    """Whether power and energy are what they are taken for. Raises UserError where `device` names nothing."""
+def power(device: str, seed: int, progress: runner.Progress) -> list[Verdict]:
+    """Whether power and energy are what they are taken for; `progress` is told of each thing as soon as it is known.
+
+    Raises UserError where `device` names nothing.
+    """
     process = WorkerProcess(device, environment.usable_threads(), seed)
+    found: list[Verdict] = []
     with contextlib.closing(process):
-        return runner.ask(process, messages.CheckPower(), messages.PowerChecked).verdicts
+        told = runner.ask(process, messages.CheckPower(), messages.PowerChecked).verdict
+        while told is not None:
+            progress.note(f"{told.name}: {told.measured}: {told.verdict}")
+            found.append(told)
+            told = runner.answer(process, messages.PowerChecked).verdict
+    return found
 
 
 def identical(

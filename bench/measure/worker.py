@@ -100,7 +100,9 @@ class _Server:
             return
         if isinstance(order, CheckPower):
             periods_s = self._meter.periods(lambda: speeds.measure(self._device))
-            yield PowerChecked(list(powercheck.check(self._device, self._meter, periods_s)))
+            for verdict in powercheck.check(self._device, self._meter, periods_s):
+                yield PowerChecked(verdict)
+            yield PowerChecked(None)
             return
         if self._spin is None:
             self._spin = contention.spin()

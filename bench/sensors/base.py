@@ -15,11 +15,9 @@ TICK = (
     "power_average_w",
     "energy_j",
     "clock_hz",
-    "memory_clock_hz",
     "temperature_c",
     "memory_temperature_c",
     "kernel_active",
-    "memory_active",
 )
 # Counters that only rise: the difference over a window says what happened in it.
 COUNTERS = (
@@ -38,6 +36,8 @@ HOST_COUNTERS = ("dram_energy_j", "host_energy_j", "host_dram_energy_j")
 STATE = (
     "pcie_generation",
     "pcie_width",
+    "memory_clock_hz",
+    "memory_active",
     "memory_used_bytes",
     "compute_processes",
     "performance_state",
@@ -46,6 +46,8 @@ STATE = (
     "recovery_action",
     "host_cpu_share",
     "host_memory_used_bytes",
+    "host_clock_hz",
+    "host_temperature_c",
 )
 
 

@@ -49,9 +49,9 @@ class Cpu(Sensors):
         return {
             "energy_j": lambda: self._joules("package"),
             "dram_energy_j": lambda: self._joules("dram"),
-            "clock_hz": lambda: _clock_mhz("current") * 1e6,
-            "clock_max_hz": lambda: _clock_mhz("max") * 1e6,
-            "temperature_c": _temperature_c,
+            "host_clock_hz": lambda: _clock_mhz("current") * 1e6,
+            "host_clock_max_hz": lambda: _clock_mhz("max") * 1e6,
+            "host_temperature_c": _temperature_c,
             "host_cpu_share": self._cpu_share,
             "host_memory_used_bytes": _memory_used_bytes,
         }

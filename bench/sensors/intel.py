@@ -74,7 +74,7 @@ class Intel(Sensors):
             "pcie_width_max": lambda: _known(link("PROPERTIES").maxSpeed.width, zero=False),
             "pcie_replays": self._replays,
             "memory_used_bytes": self._memory,
-            "compute_processes": self._processes,
+            "open_processes": self._processes,
         }
 
     def probe(self) -> dict[str, Reading]:

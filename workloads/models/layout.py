@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _TURNS = 5
+# Enough weights of one shape to overflow a cache, and few enough not to matter beside the model's own memory.
+_TRIED_BYTES = 256 << 20
 
 
 def choose_layouts(transformer: Any, num_tokens: int) -> str:
@@ -27,14 +29,23 @@ def choose_layouts(transformer: Any, num_tokens: int) -> str:
             alike[tuple(module.weight.shape)].append(module)
     turned = 0
     for (_, num_inputs), modules in alike.items():
-        by_rows = [module.weight.data for module in modules]
-        by_columns = [weight.t().contiguous().t() for weight in by_rows]
-        x_TK = torch.randn(num_tokens, num_inputs).to(by_rows[0].dtype)
-        if _faster(x_TK, by_columns, by_rows):
+        by_rows = [module.weight.data for module in _some(modules)]
+        x_TK = torch.randn(num_tokens, num_inputs)
+        if _faster(x_TK, [_turned(weight) for weight in by_rows], by_rows):
             turned += len(modules)
-            for module, weight in zip(modules, by_columns, strict=True):
-                module.weight.data = weight
+            for module in modules:  # one after the other: there is room for one more, not for all
+                module.weight.data = _turned(module.weight.data)
     return f"{turned} of {sum(map(len, alike.values()))} weights by columns"
+
+
+def _some(modules: list[Any]) -> list[Any]:
+    """As many as no cache holds; at least one."""
+    return modules[: max(1, _TRIED_BYTES // modules[0].weight.nbytes)]
+
+
+def _turned(weight_NK: Tensor) -> Tensor:
+    """The same matrix, its columns contiguous."""
+    return weight_NK.t().contiguous().t()
 
 
 def _faster(x_TK: Tensor, first: list[Tensor], second: list[Tensor]) -> bool:
