@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from bench.estimate.ask import Where
     from bench.measure.plan import Plan, Request
     from bench.measure.runner import Laboratory, Outcome, Progress
 
@@ -125,6 +126,17 @@ def run(
     return run_document(outcome)
 
 
+def meter(name: str, *, out: str | os.PathLike[str] | None = None, **options: Any) -> Any:
+    """A context that measures a loop of one's own, by `meter.step()` after each step, into a result file.
+
+    `options`: tokens_per_step, flops_per_step, model, seq, dtype, device, settle_steps; see bench/measure/user.py.
+    """
+    from bench.measure.user import UserMeter
+
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    return UserMeter(name, path=Path(out) if out else results_folder() / "local" / f"{stamp}-{name}.jsonl", **options)
+
+
 def plan_document(laboratory: "Laboratory", planned: "Plan") -> Document:
     """A plan, as `run --dry-run --json` prints it."""
     import msgspec
@@ -214,6 +226,78 @@ def compare(before: Paths, after: Paths, *, threshold: float | None = None) -> D
 def slower(document: Document, limit: float) -> list[Document]:
     """The rows of a comparison that are slower by more than `limit`, or that gave nothing any more."""
     return [row for row in document["rows"] if row["lost"] or (row["verdict"] == "slower" and row["ratio"] > 1 + limit)]
+
+
+def estimate_training(*, method: str = "pretrain", tokens: str | int, **options: Any) -> Document:
+    """What a training run takes: `estimate train` and `estimate finetune`. `options` are the command's own."""
+    from bench import units
+    from bench.estimate import ask
+    from bench.estimate.layouts import Fixed
+
+    where, rest = _where(options)
+    free = ("dp", "tp", "pp", "cp", "ep", "sharding", "recompute", "micro_batch")
+    fixed = Fixed(**{name: rest.pop(name, None) for name in free})
+    for name in ("dp", "tp", "pp", "cp", "ep", "micro_batch"):
+        _at_least_one(name, getattr(fixed, name))
+    _at_least_one("global_batch", rest.get("global_batch"))
+    count = units.parse_count(tokens) if isinstance(tokens, str) else tokens
+    return ask.training(ask.Training(tokens=count, method=cast(Any, method), fixed=fixed, **rest), where)
+
+
+def estimate_serving(*, model: str, **options: Any) -> Document:
+    """What serving a model takes: `estimate serve`. `options` are the command's own."""
+    from bench.estimate import ask
+
+    where, rest = _where(options)
+    defaults: Document = {
+        "batch": 1, "prompt": 512, "output": 256, "tp": None, "precision": None, "weights": "full", "users": None,
+        "requests_per_hour": 20.0,
+    }  # fmt: skip
+    return ask.serving(model, where, **{**defaults, **rest})
+
+
+def estimate_rows(source: str | os.PathLike[str], target: str | os.PathLike[str], local: Any = None) -> Document:
+    """One estimate for each row of a CSV, into another: how many have a number, how many a reason."""
+    from bench.estimate import ask
+
+    return ask.rows(Path(source), Path(target), Path(local) if local else None)
+
+
+def plan(
+    *, days: float | None = None, budget_money: float | None = None, kwh: float | None = None, seq: int = 2048,
+    precision: str | None = None, purchase_price: float | None = None, **options: Any,
+) -> Document:  # fmt: skip
+    """What can be trained on these machines within a limit: `plan`. `options` are the command's own."""
+    from bench.estimate import ask
+    from bench.estimate.plan import Limit
+
+    where, _ = _where(options)
+    limit = Limit(days=days, money=budget_money, kwh=kwh)
+    return ask.planned(where, limit, seq=seq, precision=cast(Any, precision), purchase=purchase_price)
+
+
+def _where(options: Document) -> "tuple[Where, Document]":
+    """The machines and what is supposed of them, and the options that are left."""
+    from bench.estimate.ask import Where
+
+    rest = dict(options)
+    supposed = {
+        name: rest.pop(name, None)
+        for name in ("price_per_hour", "electricity_price", "pue", "carbon_intensity", "goodput")
+    }
+    where = Where(
+        device=rest.pop("device"), count=rest.pop("count", 1), per_node=rest.pop("per_node", 8),
+        link_bytes_per_s=rest.pop("link", None), network_bytes_per_s=rest.pop("network", None),
+        stack=rest.pop("stack", ""), local=rest.pop("local", ()), supposed=supposed,
+    )  # fmt: skip
+    return where, rest
+
+
+def _at_least_one(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        from bench.errors import UserError
+
+        raise UserError(f"--{name.replace('_', '-')} {value}: it is 1 or more")
 
 
 def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]:

@@ -1,0 +1,146 @@
+"""Assumptions: prices, energy overheads and lost time. Not errors of the model, so they are kept apart from it.
+
+Each is a range, drawn uniformly; one number is a range without width. Every answer repeats them, and says which share
+of its spread comes from each.
+"""
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import UserError
+from bench.estimate.prediction import Interval
+
+DRAWS = 2_000
+_Z80 = 1.2816  # the normal's 0.9 quantile: half of its central 80 %
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """What lies between two bounds, each value as likely as another."""
+
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """The value that headline figures are computed with."""
+        return (self.low + self.high) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What an answer about money, energy and days supposes."""
+
+    goodput: (
+        Range  # share of the time in which steps that count are done: the rest is restarts, checkpoints, evaluation
+    )
+    price_per_hour: Range | None  # of one device; None: nothing known, and no money in the answer
+    electricity_price: Range  # a kWh
+    pue: Range  # energy of the facility by that of its machines
+    carbon_intensity: Range  # kg CO2e a kWh
+    notes: tuple[str, ...] = ()  # where each default comes from
+
+
+DEFAULTS = {
+    # Llama 3 405B lost less than a tenth of its time on 16,384 GPUs (Grattafiori et al. 2024, section 3.3.4); small
+    # clusters fail less often and are watched less closely.
+    "goodput": (Range(low=0.90, high=0.98), "goodput 0.90..0.98: our assumption, after Grattafiori et al. 2024, 3.3.4"),
+    "electricity_price": (Range(low=0.10, high=0.30), "electricity 0.10..0.30 a kWh: our assumption"),
+    # Uptime Institute, Global Data Center Survey: averages of 1.55 (2022) and 1.58 (2023); new halls reach 1.2.
+    "pue": (Range(low=1.2, high=1.6), "PUE 1.2..1.6: Uptime Institute surveys, average 1.58 in 2023"),
+    # Grids run from 0.05, hydropower and nuclear, to 0.8, coal; the mean is Ember's (Global Electricity Review 2024).
+    "carbon_intensity": (
+        Range(low=0.38, high=0.58),
+        "0.38..0.58 kg CO2e a kWh: round the world's mean of 0.48 in 2023",
+    ),
+}
+
+
+def parse(text: str, what: str) -> Range:
+    """`2.5` or `2..3`. Raises UserError for anything else, and for what is negative."""
+    low, sign, high = text.partition("..")
+    try:
+        found = Range(low=float(low), high=float(high if sign else low))
+    except ValueError:
+        found = Range(low=math.nan, high=math.nan)
+    if not 0 <= found.low <= found.high < math.inf:
+        raise UserError(f"{what} is '{text:.40}': write a number such as 2.5, or a range such as 2..3")
+    return found
+
+
+def assume(given: Mapping[str, str | None], price: Range | None = None, price_source: str = "") -> Assumptions:
+    """The assumptions that were given, the others by default; `price` is what the catalog knows. Raises UserError."""
+    found: dict[str, Range] = {}
+    notes: list[str] = []
+    for name, (default, note) in DEFAULTS.items():
+        text = given.get(name)
+        found[name] = parse(text, name) if text else default
+        notes.append(f"{name} {text}: as given" if text else note)
+    if not 0 < found["goodput"].low <= found["goodput"].high <= 1:
+        raise UserError("goodput is a share of the time, above 0 and at most 1")
+    if found["pue"].low < 1:
+        raise UserError("pue is at least 1: a facility draws what its machines draw, and more")
+    own = given.get("price_per_hour")
+    price = parse(own, "price_per_hour") if own else price
+    notes.append(
+        f"price {own} an hour and device: as given" if own
+        else f"price {price.low:g}..{price.high:g} an hour and device: {price_source}" if price
+        else "no price is known for this device: give --price-per-hour"
+    )  # fmt: skip
+    return Assumptions(**found, price_per_hour=price, notes=tuple(notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A figure with what model error and assumptions leave open: quantiles of 2,000 draws."""
+
+    value: float  # with the middle of every range and the model's own figure
+    lo80: float
+    hi80: float
+    lo90: float
+    hi90: float
+    shares: dict[str, float]  # of the variance of its logarithm, by cause; they add up to 1, or all are 0
+
+    def document(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            **{name: getattr(self, name) for name in ("value", "lo80", "hi80", "lo90", "hi90")},
+            "shares_of_variance": self.shares,
+        }
+
+
+def spread(
+    value: float, errors: Mapping[str, Interval | None], factors: Mapping[str, tuple[Range, float]] | None = None
+) -> Spread:
+    """`value` with what leaves it open, by cause; seeded, so it repeats.
+
+    `errors` are drawn as log-normals whose central 80 % is the interval's. `factors` are ranges, each with the power to
+    which its ratio to its own middle enters the value.
+    """
+    generator = random.Random(0)  # noqa: S311  # draws, not secrets
+    logs: dict[str, list[float]] = {}
+    for name, interval in errors.items():
+        sigma = math.log(interval.factor80) / _Z80 if interval else 0.0
+        logs[name] = [generator.gauss(0.0, sigma) for _ in range(DRAWS)]
+    for name, (bounds, power) in (factors or {}).items():
+        drawn = [generator.uniform(bounds.low, bounds.high) for _ in range(DRAWS)]
+        logs[name] = [power * math.log(one / bounds.middle) if one else 0.0 for one in drawn]
+    totals = sorted(math.fsum(parts) for parts in zip(*logs.values(), strict=True))
+    variances = {name: _variance(drawn) for name, drawn in logs.items()}
+    whole = math.fsum(variances.values())
+
+    def at(share: float) -> float:
+        return value * math.exp(totals[min(DRAWS - 1, int(share * DRAWS))])
+
+    return Spread(
+        value=value, lo80=at(0.10), hi80=at(0.90), lo90=at(0.05), hi90=at(0.95),
+        shares={name: part / whole if whole else 0.0 for name, part in variances.items()},
+    )  # fmt: skip
+
+
+def _variance(values: list[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / len(values)

@@ -1,0 +1,154 @@
+"""Layouts: which ways of spreading a training step over devices fit into memory, and which is fastest.
+
+Every combination of tensor and pipeline parallelism that divides the model is looked at, with the least sharding and
+recomputation that fits, at several micro-batches. What an option of the user fixes stays fixed.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from bench.errors import UserError
+from bench.estimate.job import Cluster, Layout, Recompute, Sharding, TrainingJob
+from bench.estimate.prediction import Prediction
+
+StepOf = Callable[[TrainingJob], Prediction]
+BytesOf = Callable[[TrainingJob], float]  # peak memory of the fullest device
+
+# A run that is planned to the last byte fails: fragmentation and libraries take what no formula knows.
+USABLE = 0.92
+_RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
+_SHARDING: tuple[Sharding, ...] = ("none", "zero1", "zero2", "zero3")
+_LARGEST_MICRO_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """What was asked for; None is free."""
+
+    dp: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    cp: int | None = None
+    ep: int | None = None
+    sharding: Sharding | None = None
+    recompute: Recompute | None = None
+    micro_batch: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A job with a layout that fits, what it needs and how long a step takes."""
+
+    job: TrainingJob
+    memory_bytes: float
+    prediction: Prediction
+
+    @property
+    def step_s(self) -> float:
+        """Of one optimizer step."""
+        return self.prediction.values["pred_step_time_s"]
+
+
+def check(job: TrainingJob) -> None:
+    """Raises UserError for a layout that cannot be, with the numbers."""
+    layout, model, devices = job.layout, job.model, job.cluster.num_devices
+    product = layout.dp * layout.tp * layout.pp * layout.cp
+    if min(layout.dp, layout.tp, layout.pp, layout.cp, layout.ep) < 1:
+        raise UserError("dp, tp, pp, cp and ep are 1 or more")
+    if product != devices:
+        raise UserError(
+            f"dp {layout.dp} x tp {layout.tp} x pp {layout.pp} x cp {layout.cp} is {product} devices, "
+            f"and there are {devices}"
+        )
+    if model.num_attention_heads % layout.tp:
+        raise UserError(f"tp {layout.tp} does not divide the {model.num_attention_heads} attention heads")
+    if layout.pp > model.num_hidden_layers:
+        raise UserError(f"pp {layout.pp} is more stages than the model has layers, {model.num_hidden_layers}")
+    if layout.ep > 1 and (model.num_experts or 1) % layout.ep:
+        raise UserError(f"ep {layout.ep} does not divide the model's {model.num_experts or 1} experts")
+    if job.global_batch % (layout.dp * job.micro_batch):
+        raise UserError(
+            f"a global batch of {job.global_batch} sequences does not divide into dp {layout.dp} replicas "
+            f"with micro-batches of {job.micro_batch}"
+        )
+
+
+def candidates(job: TrainingJob, fixed: Fixed, step_of: StepOf, bytes_of: BytesOf) -> list[Candidate]:
+    """All that fit, fastest first; those without a prediction are left out. Empty: nothing fits."""
+    usable = USABLE * job.cluster.chip.memory_bytes
+    found = []
+    for spread in _spread(job, fixed):
+        fitting = _fitting(spread, fixed, bytes_of, usable)
+        if fitting is not None:
+            lean, memory_bytes = fitting
+            prediction = step_of(lean)
+            if prediction.reason is None:
+                found.append(Candidate(job=lean, memory_bytes=memory_bytes, prediction=prediction))
+    return sorted(found, key=lambda one: one.step_s)
+
+
+def smallest(job: TrainingJob, fixed: Fixed, bytes_of: BytesOf) -> tuple[TrainingJob, float] | None:
+    """What needs the least memory of all that may be chosen, to say how much is missing; None where nothing divides."""
+    options = [
+        replace(
+            one, recompute=fixed.recompute or "full", layout=replace(one.layout, sharding=fixed.sharding or "zero3")
+        )
+        for one in _spread(job, fixed)
+    ]
+    return min(((one, bytes_of(one)) for one in options), key=lambda pair: pair[1], default=None)
+
+
+def _fitting(job: TrainingJob, fixed: Fixed, bytes_of: BytesOf, usable: float) -> tuple[TrainingJob, float] | None:
+    """The first that fits, from what costs no time to what costs most."""
+    shardings = [fixed.sharding] if fixed.sharding else [one for one in _SHARDING if job.layout.dp > 1 or one == "none"]
+    recomputes = [fixed.recompute] if fixed.recompute else _RECOMPUTE
+    # Sharded weights cost a gather each pass, recomputation a third of the arithmetic: states first, then the gather.
+    for recompute in recomputes:
+        for sharding in shardings:
+            lean = replace(job, recompute=recompute, layout=replace(job.layout, sharding=sharding))
+            memory_bytes = bytes_of(lean)
+            if memory_bytes <= usable:
+                return lean, memory_bytes
+    return None
+
+
+def _spread(job: TrainingJob, fixed: Fixed) -> Iterator[TrainingJob]:
+    """Every division of the devices, with every micro-batch."""
+    for layout in _layouts(job, fixed):
+        share = job.global_batch // layout.dp
+        if share * layout.dp != job.global_batch or not share:
+            continue
+        sizes = [fixed.micro_batch] if fixed.micro_batch else _powers_of_two(min(share, _LARGEST_MICRO_BATCH))
+        for micro_batch in sizes:
+            if share % micro_batch == 0:
+                yield replace(job, layout=layout, micro_batch=micro_batch)
+
+
+def _layouts(job: TrainingJob, fixed: Fixed) -> Iterator[Layout]:
+    cluster, model = job.cluster, job.model
+    cp = fixed.cp or 1
+    for tp in [fixed.tp] if fixed.tp else _tensor_widths(cluster, model.num_attention_heads):
+        for pp in [fixed.pp] if fixed.pp else _stages(cluster.num_devices // tp, model.num_hidden_layers):
+            rest = cluster.num_devices // (tp * pp * cp)
+            if rest and rest * tp * pp * cp == cluster.num_devices and fixed.dp in (None, rest):
+                ep = fixed.ep or _expert_width(rest, model.num_experts)
+                yield Layout(dp=rest, tp=tp, pp=pp, cp=cp, ep=ep)
+
+
+def _tensor_widths(cluster: Cluster, heads: int) -> list[int]:
+    """Within a node: between nodes two all-reduces a layer cost more than they save."""
+    widest = min(cluster.devices_per_node, cluster.num_devices)
+    return [tp for tp in _powers_of_two(widest) if heads % tp == 0 and cluster.num_devices % tp == 0]
+
+
+def _stages(devices: int, layers: int) -> list[int]:
+    return [pp for pp in _powers_of_two(min(devices, layers, 64)) if devices % pp == 0 and layers % pp == 0]
+
+
+def _expert_width(dp: int, experts: int | None) -> int:
+    """As many devices as share the experts evenly, at most eight: a node."""
+    return max((ep for ep in _powers_of_two(min(dp, 8)) if dp % ep == 0 and (experts or 1) % ep == 0), default=1)
+
+
+def _powers_of_two(limit: int) -> list[int]:
+    return [1 << shift for shift in range(max(1, limit).bit_length())]

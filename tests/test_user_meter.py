@@ -1,0 +1,71 @@
+"""A loop that is not ours, measured into a file like any other."""
+
+import time
+
+import pytest
+
+import bench
+from bench import record
+from bench.errors import UserError
+
+
+def _loop(meter, steps, seconds=0.002):
+    for _ in range(steps):
+        time.sleep(seconds)
+        meter.step()
+
+
+def test_a_loop_of_ones_own_becomes_a_valid_result_file_and_a_row_of_the_table(tmp_path):
+    path = tmp_path / "own.jsonl"
+    with bench.meter(
+        "my-train", tokens_per_step=256, model="tiny", seq=128, device="cpu", out=path, settle_steps=2
+    ) as meter:
+        _loop(meter, 300)
+    file = record.read(path)
+    (one,) = file.records
+    assert one.workload == "user:my-train" and one.valid and one.work.tokens == 256 and one.work.gemm_flops > 0
+    assert 0.002 < sum(one.samples_s) / len(one.samples_s) < 0.02
+    (row,) = bench.table([path])
+    assert row["case"].startswith("user:my-train") and row["status"] == "ok"
+    assert not [finding for finding in bench.check([path]) if finding["level"] == "error"]
+
+
+def test_an_error_in_the_loop_leaves_a_record_with_its_reason_and_goes_on_to_the_caller(tmp_path):
+    path = tmp_path / "own.jsonl"
+
+    def loop():
+        with bench.meter("broken", device="cpu", out=path) as meter:
+            meter.step()
+            raise ZeroDivisionError("a bug of theirs")
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    (one,) = record.read(path).records
+    assert one.status == "crash" and "ZeroDivisionError" in one.reason
+
+
+def test_steps_measured_before_an_interruption_are_kept(tmp_path):
+    path = tmp_path / "own.jsonl"
+
+    def loop():
+        with bench.meter("long", device="cpu", out=path, settle_steps=1) as meter:
+            _loop(meter, 200)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    (one,) = record.read(path).records
+    assert one.valid and "KeyboardInterrupt" in one.reasons["ended"]
+
+
+def test_a_loop_that_ends_while_it_settles_says_so(tmp_path):
+    path = tmp_path / "own.jsonl"
+    with bench.meter("short", device="cpu", out=path) as meter:
+        _loop(meter, 3)
+    (one,) = record.read(path).records
+    assert one.status == "skipped" and "3 steps" in one.reason
+
+
+def test_a_name_that_could_be_a_path_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match="is no name"):
+        bench.meter("../etc", device="cpu", out=tmp_path / "x.jsonl")
