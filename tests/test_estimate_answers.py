@@ -1,0 +1,196 @@
+"""From a step to a run: sizes, scaling law, layouts, assumptions, answers and plans, on machines of planted truth."""
+
+import math
+
+import pytest
+
+from bench import chip as chips
+from bench.errors import UserError
+from bench.estimate import answer, assumptions, layouts, plan, scaling, sizes
+from bench.estimate.answer import Means, Memory, Power
+from bench.estimate.assumptions import Range
+from bench.estimate.job import Cluster, Layout, TrainingJob
+from bench.estimate.layouts import Fixed
+from bench.estimate.prediction import Interval, Prediction, Term
+
+FLAT = {"goodput": "1", "pue": "1", "electricity_price": "0.2", "carbon_intensity": "0.5", "price_per_hour": "2"}
+EFFICIENCY = 0.4
+
+
+def _step(job):
+    """Forty percent of the peak, and every stage and tensor slice costs a tenth more."""
+    flops = answer.model_flops(job) * (4 / 3 if job.recompute == "full" else 1.0)
+    peak = job.cluster.chip.peak_flops_per_s(job.precision) * job.cluster.num_devices
+    step_s = flops / (EFFICIENCY * peak) * 1.1 ** (math.log2(job.layout.tp) + math.log2(job.layout.pp))
+    return Prediction(
+        values={"pred_step_time_s": step_s, "pred_tok_s_gpu": 1.0}, main="pred_step_time_s",
+        interval=Interval(factor80=1.2, factor90=1.3), evidence="L1", basis="planted",
+        terms=(Term(name="matmul", seconds=step_s),),
+    )  # fmt: skip
+
+
+def _memory(job):
+    """Sixteen bytes a parameter, of which twelve are sharded by zero1; activations by tokens, less when recomputed."""
+    layout = job.layout
+    own = job.model.total_parameters / (layout.tp * layout.pp)
+    states = {"none": 16.0, "zero1": 4 + 12 / layout.dp, "zero2": 2 + 14 / layout.dp, "zero3": 16 / layout.dp}
+    kept = {"none": 34.0, "selective": 20.0, "full": 2.0}[job.recompute]
+    activations = job.micro_batch * job.seq * job.model.hidden_size * job.model.num_hidden_layers * kept / layout.tp
+    return Memory(
+        bytes=own * states[layout.sharding] + activations, parts={"states": own * states[layout.sharding]},
+        probability_of_oom=0.01,
+    )  # fmt: skip
+
+
+MEANS = Means(
+    step_of=_step, memory_of=_memory, power_of=lambda job, step: Power(watts=800.0, interval=None, basis="planted")
+)
+
+
+def _job(model="7b", devices=8, chip="a100-sxm-80", **changes):
+    cluster = Cluster(chip=chips.find(chip), num_devices=devices, devices_per_node=8)
+    values = {
+        "model": sizes.of(model), "cluster": cluster, "seq": 2048, "micro_batch": 1, "global_batch": 512,
+        "layout": Layout(dp=devices),
+    }  # fmt: skip
+    return TrainingJob(**{**values, **changes})
+
+
+@pytest.mark.parametrize(("text", "parameters"), [("125m", 0.125e9), ("1.3b", 1.3e9), ("7B", 7e9), ("70b", 70e9)])
+def test_a_size_becomes_a_model_of_about_that_size(text, parameters):
+    assert sizes.of(text).total_parameters == pytest.approx(parameters, rel=0.08)
+
+
+def test_sizes_by_keys_are_the_shape_that_was_given():
+    model = sizes.of("layers=24,hidden=2048,heads=16,kv_heads=4,ffn=8192,vocab=50304")
+    assert (model.num_hidden_layers, model.num_key_value_heads, model.vocab_size) == (24, 4, 50304)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layers=24,hidden=2048", "lacks heads"),
+        ("layers=x", "no size"),
+        ("1b=2", "no size"),
+        ("layers=2,hidden=100,heads=3", "divide"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_in_one_line(text, said):
+    with pytest.raises(UserError, match=said):
+        sizes.of(text)
+
+
+def test_the_optimum_spends_its_compute_and_no_neighbour_is_better():
+    found = scaling.optimum(5.76e23)  # the budget of Gopher and Chinchilla
+    assert 6 * found.num_parameters * found.tokens == pytest.approx(5.76e23)
+    assert 60e9 < found.num_parameters < 80e9  # Hoffmann et al. 2022 trained 70 B on 1.4 T tokens
+    for factor in (0.9, 1.1):
+        assert scaling.loss(found.num_parameters * factor, found.tokens / factor) > found.loss
+
+
+def test_tokens_for_a_loss_are_the_inverse_of_the_loss():
+    assert scaling.tokens_for(1e9, scaling.loss(1e9, 3e10)) == pytest.approx(3e10)
+    assert scaling.tokens_for(1e7, 1.9) is None
+
+
+def test_a_spread_without_causes_is_a_point_and_its_shares_add_up_otherwise():
+    point = assumptions.spread(3.0, {"model": None})
+    assert (point.lo80, point.hi90) == (3.0, 3.0)
+    wide = assumptions.spread(
+        3.0, {"model": Interval(factor80=1.5, factor90=None)}, {"pue": (Range(low=1.0, high=1.6), 1.0)}
+    )
+    assert sum(wide.shares.values()) == pytest.approx(1.0)
+    assert wide.hi80 / 3.0 == pytest.approx(1.5, rel=0.1)
+    assert wide.lo90 < wide.lo80 < 3.0 < wide.hi80 < wide.hi90
+
+
+@pytest.mark.parametrize("given", [{"pue": "0.9"}, {"goodput": "1.2"}, {"price_per_hour": "3..2"}, {"pue": "nan"}])
+def test_assumptions_that_cannot_be_are_refused(given):
+    with pytest.raises(UserError):
+        assumptions.assume(given)
+
+
+def test_the_answer_is_arithmetic_on_the_step():
+    job = _job(micro_batch=1, recompute="full", layout=Layout(dp=8, sharding="zero3"))
+    chosen = layouts.candidates(
+        job, Fixed(dp=8, sharding="zero3", recompute="full", micro_batch=1), _step, MEANS.bytes_of
+    )[0]
+    supposed = assumptions.assume(FLAT)
+    found = answer.training(10**11, chosen, MEANS, supposed)
+    seconds = 1e11 / (512 * 2048) * _step(chosen.job).values["pred_step_time_s"]
+    assert found.days.value == pytest.approx(seconds / 86400)
+    assert found.energy_kwh.value == pytest.approx(8 * 0.8 * seconds / 3600)
+    assert found.money.value == pytest.approx(8 * 2 * seconds / 3600)
+    assert found.electricity.value == pytest.approx(0.2 * found.energy_kwh.value)
+    assert found.model_flops_utilization == pytest.approx(EFFICIENCY * 3 / 4)
+
+
+def test_the_fastest_layout_that_fits_is_chosen_and_needs_no_more_than_it_must():
+    found = layouts.candidates(_job("1.3b"), Fixed(), _step, MEANS.bytes_of)
+    assert found[0].job.recompute == "none" and found[0].job.layout.tp == found[0].job.layout.pp == 1
+    assert all(one.memory_bytes <= layouts.USABLE * one.job.cluster.chip.memory_bytes for one in found)
+    assert [one.step_s for one in found] == sorted(one.step_s for one in found)
+
+
+def test_what_does_not_fit_gives_no_layout_and_says_what_is_missing():
+    job = _job("405b", devices=2)
+    assert layouts.candidates(job, Fixed(), _step, MEANS.bytes_of) == []
+    lean, need = layouts.smallest(job, Fixed(), MEANS.bytes_of)
+    assert "times the devices" in answer.advice(lean, need)
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "said"),
+    [
+        (Layout(dp=4), {}, "4 devices, and there are 8"),
+        (Layout(dp=1, tp=8), {"model": "layers=4,hidden=768,heads=12"}, "does not divide the 12"),
+        (Layout(dp=1, pp=8), {"model": "layers=4,hidden=768,heads=12"}, "more stages"),
+        (Layout(dp=8), {"global_batch": 12}, "does not divide into dp 8"),
+        (Layout(dp=8, ep=3), {}, "does not divide the model's 1 experts"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused_with_its_numbers(layout, changes, said):
+    with pytest.raises(UserError, match=said):
+        layouts.check(_job(layout=layout, **changes))
+
+
+def test_a_plan_finds_the_size_that_the_scaling_law_prefers_at_even_efficiency():
+    cluster = Cluster(chip=chips.find("h100-sxm"), num_devices=8, devices_per_node=8)
+    supposed = assumptions.assume(FLAT)
+    found = plan.best(cluster, plan.Limit(days=7), _job(), MEANS, supposed)
+    flops = EFFICIENCY * 989.4e12 * 8 * 7 * 86400
+    best = scaling.optimum(flops)
+    assert found[0].num_parameters == pytest.approx(best.num_parameters, rel=0.6)
+    assert found[0].loss == pytest.approx(best.loss, abs=0.02)
+    smaller = plan.overtrained(found)
+    assert smaller and all(one.num_parameters < found[0].num_parameters for one in smaller)
+    assert all(one.tokens > found[0].tokens and one.loss >= found[0].loss for one in smaller)
+
+
+def test_more_time_or_more_devices_never_give_a_worse_model():
+    cluster = Cluster(chip=chips.find("a100-sxm-80"), num_devices=4, devices_per_node=8)
+    supposed = assumptions.assume(FLAT)
+    now = plan.best(cluster, plan.Limit(days=3), _job(), MEANS, supposed)[0]
+    for name, one in plan.what_if(cluster, plan.Limit(days=3), _job(), MEANS, supposed):
+        assert one is None or one.loss <= now.loss + 1e-9 or name == "one more device", name
+
+
+def test_money_and_energy_are_limits_like_days():
+    cluster = Cluster(chip=chips.find("a100-sxm-80"), num_devices=4, devices_per_node=8)
+    supposed = assumptions.assume(FLAT)
+    candidate = layouts.candidates(_job("350m", devices=4), Fixed(), _step, MEANS.bytes_of)[0]
+    assert plan.days_within(plan.Limit(money=192), candidate, MEANS, supposed) == pytest.approx(1.0)
+    assert plan.days_within(plan.Limit(kwh=76.8), candidate, MEANS, supposed) == pytest.approx(1.0)
+    assert cluster.num_devices == candidate.job.cluster.num_devices
+
+
+@pytest.mark.parametrize("given", [{}, {"days": 1, "kwh": 2}, {"days": 0}, {"money": -3}])
+def test_a_plan_needs_exactly_one_limit(given):
+    with pytest.raises(UserError, match="one limit"):
+        plan.Limit(**given)
+
+
+def test_renting_and_owning_break_even_where_costs_are_equal():
+    hours = plan.break_even_hours(10_000, 2.0, 800, 0.25, 1.5)
+    assert 10_000 + hours * 0.8 * 1.5 * 0.25 == pytest.approx(2.0 * hours)
+    assert plan.break_even_hours(10_000, 0.1, 800, 0.25, 1.5) is None
