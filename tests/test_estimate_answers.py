@@ -1,6 +1,8 @@
 """From a step to a run: sizes, scaling law, layouts, assumptions, answers and plans, on machines of planted truth."""
 
 import math
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -194,3 +196,12 @@ def test_renting_and_owning_break_even_where_costs_are_equal():
     hours = plan.break_even_hours(10_000, 2.0, 800, 0.25, 1.5)
     assert 10_000 + hours * 0.8 * 1.5 * 0.25 == pytest.approx(2.0 * hours)
     assert plan.break_even_hours(10_000, 0.1, 800, 0.25, 1.5) is None
+
+
+def test_every_listed_price_is_of_a_chip_of_the_catalog():
+    listed = tomllib.loads((Path(assumptions.__file__).parent / "prices.toml").read_text())
+    assert listed["source"]
+    for name in listed["price_per_hour"]:
+        assert name in chips.names(), name
+        price, _ = assumptions.listed_price(name)
+        assert price is not None and 0 < price.low <= price.high

@@ -165,9 +165,11 @@ def cluster_of(where: Where) -> Cluster:
 
 
 def assumed(given: dict[str, str | None], chip: Chip) -> Assumptions:
-    """Prices and overheads: as given, else by default, the price from the chip's own file."""
-    price = assumptions.Range(low=chip.price_per_hour, high=chip.price_per_hour) if chip.price_per_hour else None
-    return assumptions.assume(given, price, chip.sources.get("price_per_hour", ""))
+    """Prices and overheads: as given, else by default, the price from the chip's own file or our list."""
+    if chip.price_per_hour:
+        price = assumptions.Range(low=chip.price_per_hour, high=chip.price_per_hour)
+        return assumptions.assume(given, price, chip.sources.get("price_per_hour", "the chip's own file"))
+    return assumptions.assume(given, *assumptions.listed_price(chip.name))
 
 
 def _training_job(asked: Training, model: Model, cluster: Cluster, where: Where) -> TrainingJob:

@@ -6,8 +6,10 @@ of its spread comes from each.
 
 import math
 import random
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
@@ -91,6 +93,13 @@ def assume(given: Mapping[str, str | None], price: Range | None = None, price_so
         else "no price is known for this device: give --price-per-hour"
     )  # fmt: skip
     return Assumptions(**found, price_per_hour=price, notes=tuple(notes))
+
+
+def listed_price(chip_name: str) -> tuple[Range | None, str]:
+    """Rent of a device an hour in prices.toml, and where it is from; None where it has none."""
+    listed = tomllib.loads((Path(__file__).parent / "prices.toml").read_text(encoding="utf-8"))
+    found = listed["price_per_hour"].get(chip_name)
+    return (Range(low=found[0], high=found[1]) if found else None), listed["source"]
 
 
 @dataclass(frozen=True, kw_only=True)
