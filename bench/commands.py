@@ -278,9 +278,11 @@ def plan(
 
 def _where(options: Document) -> "tuple[Where, Document]":
     """The machines and what is supposed of them, and the options that are left."""
+    from bench.analyze import table as tables
     from bench.estimate.ask import Where
 
     rest = dict(options)
+    own = rest.pop("local", ())
     supposed = {
         name: rest.pop(name, None)
         for name in ("price_per_hour", "electricity_price", "pue", "carbon_intensity", "goodput")
@@ -288,7 +290,7 @@ def _where(options: Document) -> "tuple[Where, Document]":
     where = Where(
         device=rest.pop("device"), count=rest.pop("count", 1), per_node=rest.pop("per_node", 8),
         link_bytes_per_s=rest.pop("link", None), network_bytes_per_s=rest.pop("network", None),
-        stack=rest.pop("stack", ""), local=rest.pop("local", ()), supposed=supposed,
+        stack=rest.pop("stack", ""), local=tables.files(own) if own else (), supposed=supposed,
     )  # fmt: skip
     return where, rest
 

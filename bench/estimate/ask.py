@@ -14,6 +14,7 @@ from bench.estimate import answer, assumptions, evidence, layouts, plan, scaling
 from bench.estimate.assumptions import Assumptions
 from bench.estimate.job import Cluster, Layout, Method, Precision, ServingJob, Stack, TrainingJob
 from bench.estimate.layouts import Candidate, Fixed
+from bench.record import ResultFile
 
 Document = dict[str, Any]
 
@@ -28,7 +29,7 @@ class Where:
     link_bytes_per_s: float | None = None
     network_bytes_per_s: float | None = None
     stack: str = ""
-    local: Sequence[str] = ()  # result files of this very machine
+    local: Sequence[ResultFile] = ()  # of this very machine
     supposed: dict[str, str | None] = field(default_factory=dict)  # prices and overheads, as given
 
 
