@@ -45,7 +45,10 @@ def _memory(job):
 
 
 MEANS = Means(
-    step_of=_step, memory_of=_memory, power_of=lambda job, step: Power(watts=800.0, interval=None, basis="planted")
+    step_of=_step,
+    seconds_of=lambda job: _step(job).values["pred_step_time_s"],
+    memory_of=_memory,
+    power_of=lambda job, step: Power(watts=800.0, interval=None, basis="planted"),
 )
 
 
@@ -114,9 +117,7 @@ def test_assumptions_that_cannot_be_are_refused(given):
 
 def test_the_answer_is_arithmetic_on_the_step():
     job = _job(micro_batch=1, recompute="full", layout=Layout(dp=8, sharding="zero3"))
-    chosen = layouts.candidates(
-        job, Fixed(dp=8, sharding="zero3", recompute="full", micro_batch=1), _step, MEANS.bytes_of
-    )[0]
+    chosen, _ = layouts.fastest(job, Fixed(dp=8, sharding="zero3", recompute="full", micro_batch=1), MEANS)
     supposed = assumptions.assume(FLAT)
     found = answer.training(10**11, chosen, MEANS, supposed)
     seconds = 1e11 / (512 * 2048) * _step(chosen.job).values["pred_step_time_s"]
@@ -128,15 +129,17 @@ def test_the_answer_is_arithmetic_on_the_step():
 
 
 def test_the_fastest_layout_that_fits_is_chosen_and_needs_no_more_than_it_must():
-    found = layouts.candidates(_job("1.3b"), Fixed(), _step, MEANS.bytes_of)
-    assert found[0].job.recompute == "none" and found[0].job.layout.tp == found[0].job.layout.pp == 1
-    assert all(one.memory_bytes <= layouts.USABLE * one.job.cluster.chip.memory_bytes for one in found)
-    assert [one.step_s for one in found] == sorted(one.step_s for one in found)
+    found = layouts.fitting(_job("1.3b"), Fixed(), MEANS.seconds_of, MEANS.bytes_of)
+    first, _ = found[0]
+    assert first.recompute == "none" and first.layout.tp == first.layout.pp == 1
+    assert all(memory_bytes <= layouts.USABLE * job.cluster.chip.memory_bytes for job, memory_bytes in found)
+    times = [MEANS.seconds_of(job) for job, _ in found]
+    assert times == sorted(times)
 
 
 def test_what_does_not_fit_gives_no_layout_and_says_what_is_missing():
     job = _job("405b", devices=2)
-    assert layouts.candidates(job, Fixed(), _step, MEANS.bytes_of) == []
+    assert layouts.fastest(job, Fixed(), MEANS) == (None, 0)
     lean, need = layouts.smallest(job, Fixed(), MEANS.bytes_of)
     assert "times the devices" in answer.advice(lean, need)
 
@@ -180,7 +183,7 @@ def test_more_time_or_more_devices_never_give_a_worse_model():
 def test_money_and_energy_are_limits_like_days():
     cluster = Cluster(chip=chips.find("a100-sxm-80"), num_devices=4, devices_per_node=8)
     supposed = assumptions.assume(FLAT)
-    candidate = layouts.candidates(_job("350m", devices=4), Fixed(), _step, MEANS.bytes_of)[0]
+    candidate, _ = layouts.fastest(_job("350m", devices=4), Fixed(), MEANS)
     assert plan.days_within(plan.Limit(money=192), candidate, MEANS, supposed) == pytest.approx(1.0)
     assert plan.days_within(plan.Limit(kwh=76.8), candidate, MEANS, supposed) == pytest.approx(1.0)
     assert cluster.num_devices == candidate.job.cluster.num_devices

@@ -42,6 +42,9 @@ class Means:
     """How steps, memory and power are estimated: from files of one's own machine where given, else published rows."""
 
     step_of: Callable[[TrainingJob], Prediction]
+    seconds_of: Callable[
+        [TrainingJob], float | None
+    ]  # the step by physics alone: quick, and good enough to rank layouts
     memory_of: Callable[[TrainingJob], Memory]
     power_of: Callable[[TrainingJob, Prediction], Power | None]
 

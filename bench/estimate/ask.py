@@ -207,9 +207,9 @@ def _chosen(job: TrainingJob, fixed: Fixed, means: answer.Means) -> tuple[Candid
         raise UserError(f"tp {fixed.tp} does not divide the {job.model.num_attention_heads} attention heads")
     if fixed.pp and fixed.pp > job.model.num_hidden_layers:
         raise UserError(f"pp {fixed.pp} is more stages than the model has layers, {job.model.num_hidden_layers}")
-    found = layouts.candidates(job, fixed, means.step_of, means.bytes_of)
+    found, number = layouts.fastest(job, fixed, means)
     if found:
-        return found[0], len(found)
+        return found, number
     least = layouts.smallest(job, fixed, means.bytes_of)
     if least is None:
         raise UserError(

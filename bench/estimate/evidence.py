@@ -5,6 +5,7 @@ published rows times what one's own device is slower or faster than they say. Wi
 published rows. No evidence, no number: the prediction then carries the reason.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,12 @@ _METERED_POWER = Interval(factor80=1.05, factor90=1.07)
 def training_means(cluster: Cluster, own: Sequence[ResultFile]) -> Means:
     """For training on these devices. Raises UserError where `own` says nothing of such a device."""
     made = calibrated(cluster, own)
-    return Means(step_of=partial(_step, made), memory_of=_memory, power_of=partial(_training_power, made))
+    return Means(
+        step_of=partial(_step, made),
+        seconds_of=_seconds if made is None else partial(_own_seconds, made),
+        memory_of=_memory,
+        power_of=partial(_training_power, made),
+    )
 
 
 def serving_means(cluster: Cluster, own: Sequence[ResultFile]) -> ServingMeans:
@@ -52,6 +58,14 @@ def calibrated(cluster: Cluster, own: Sequence[ResultFile]) -> Calibration | Non
             return one
     names = ", ".join(f"{one.machine.name} (chip {one.machine.chip or 'unknown'})" for one in made)
     raise UserError(f"the files of --local are of {names}, and the estimate is asked for {cluster.chip.name}")
+
+
+def _seconds(job: TrainingJob) -> float | None:
+    return math.fsum(term.seconds for term in training_rows.physics(job))
+
+
+def _own_seconds(made: Calibration, job: TrainingJob) -> float | None:
+    return _seconds(job) if job.cluster.num_devices > 1 else _step(made, job).values.get("pred_step_time_s")
 
 
 def _step(made: Calibration | None, job: TrainingJob) -> Prediction:

@@ -6,12 +6,16 @@ recomputation that fits, at several micro-batches. What an option of the user fi
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from bench.errors import UserError
 from bench.estimate.job import Cluster, Layout, Recompute, Sharding, TrainingJob
 from bench.estimate.prediction import Prediction
 
 StepOf = Callable[[TrainingJob], Prediction]
+SecondsOf = Callable[
+    [TrainingJob], float | None
+]  # the step by physics alone, which ranks layouts at a fraction of the cost
 BytesOf = Callable[[TrainingJob], float]  # peak memory of the fullest device
 
 # A run that is planned to the last byte fails: fragmentation and libraries take what no formula knows.
@@ -73,18 +77,44 @@ def check(job: TrainingJob) -> None:
         )
 
 
-def candidates(job: TrainingJob, fixed: Fixed, step_of: StepOf, bytes_of: BytesOf) -> list[Candidate]:
-    """All that fit, fastest first; those without a prediction are left out. Empty: nothing fits."""
+def fitting(
+    job: TrainingJob, fixed: Fixed, seconds_of: SecondsOf, bytes_of: BytesOf
+) -> list[tuple[TrainingJob, float]]:
+    """All that fit, with the memory that they need, fastest by physics first. Empty: nothing fits, or none can be told."""
     usable = USABLE * job.cluster.chip.memory_bytes
     found = []
     for spread in _spread(job, fixed):
-        fitting = _fitting(spread, fixed, bytes_of, usable)
-        if fitting is not None:
-            lean, memory_bytes = fitting
-            prediction = step_of(lean)
-            if prediction.reason is None:
-                found.append(Candidate(job=lean, memory_bytes=memory_bytes, prediction=prediction))
-    return sorted(found, key=lambda one: one.step_s)
+        lean = _fitting(spread, fixed, bytes_of, usable)
+        if lean is not None and (seconds := seconds_of(lean[0])) is not None:
+            found.append((seconds, lean))
+    return [lean for _, lean in sorted(found, key=lambda one: one[0])]
+
+
+def fastest(job: TrainingJob, fixed: Fixed, means: "Ways") -> tuple[Candidate | None, int]:
+    """The fastest of those that fit, predicted with all that is known, and how many fit."""
+    found = fitting(job, fixed, means.seconds_of, means.bytes_of)
+    if not found:
+        return None, 0
+    lean, memory_bytes = found[0]
+    prediction = means.step_of(lean)
+    if prediction.reason is not None:
+        return None, 0
+    return Candidate(job=lean, memory_bytes=memory_bytes, prediction=prediction), len(found)
+
+
+class Ways(Protocol):
+    """How steps and memory are estimated."""
+
+    @property
+    def step_of(self) -> StepOf:
+        """A step with all that is known of it."""
+
+    @property
+    def seconds_of(self) -> SecondsOf:
+        """A step by physics alone."""
+
+    def bytes_of(self, job: TrainingJob) -> float:
+        """Peak memory of the fullest device."""
 
 
 def smallest(job: TrainingJob, fixed: Fixed, bytes_of: BytesOf) -> tuple[TrainingJob, float] | None:

@@ -92,14 +92,14 @@ def _trained(
         template, model=model, cluster=cluster,
         global_batch=global_batch_for(num_parameters, template.seq, cluster.num_devices),
     )  # fmt: skip
-    fitting = layouts.candidates(job, Fixed(), means.step_of, means.bytes_of)
-    if not fitting:
+    candidate, _ = layouts.fastest(job, Fixed(), means)
+    if candidate is None:
         return None
-    days = days_within(limit, fitting[0], means, assumptions)
+    days = days_within(limit, candidate, means, assumptions)
     if days is None:
         return None
-    tokens = job.global_batch * job.seq / fitting[0].step_s * days * SECONDS_PER_DAY * assumptions.goodput.middle
-    return Trained(candidate=fitting[0], tokens=tokens, days=days, loss=scaling.loss(model.total_parameters, tokens))
+    tokens = job.global_batch * job.seq / candidate.step_s * days * SECONDS_PER_DAY * assumptions.goodput.middle
+    return Trained(candidate=candidate, tokens=tokens, days=days, loss=scaling.loss(model.total_parameters, tokens))
 
 
 def days_within(limit: Limit, candidate: Candidate, means: Means, assumptions: Assumptions) -> float | None:
@@ -165,15 +165,15 @@ def cheapest(
     for chip, assumptions in chips:
         cluster = replace(job.cluster, chip=chip, num_devices=count(chip), link_bytes_per_s=None)
         other = replace(job, cluster=cluster)
-        fitting = layouts.candidates(other, Fixed(), means.step_of, means.bytes_of)
-        if fitting:
-            found = answer.training(tokens, fitting[0], means, assumptions)
+        candidate, _ = layouts.fastest(other, Fixed(), means)
+        if candidate is not None:
+            found = answer.training(tokens, candidate, means, assumptions)
             rows.append(
                 {
                     "device": chip.name, "num_devices": cluster.num_devices, "days": found.days.value,
                     "energy_kwh": found.energy_kwh.value if found.energy_kwh else None,
                     "money": found.money.value if found.money else None,
-                    "evidence": fitting[0].prediction.evidence,
+                    "evidence": candidate.prediction.evidence,
                 }
             )  # fmt: skip
     return sorted(rows, key=lambda row: (row["money"] is None, row["money"] or 0.0, row["energy_kwh"] or 0.0))
