@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from bench.errors import UserError
-from bench.estimate import calibration, inference_rows, local, memory, power, training_rows
+from bench.estimate import calibration, inference_rows, local, memory, power, training, training_rows
 from bench.estimate.answer import Means, Memory, Power, model_flops
 from bench.estimate.calibration import Calibration
 from bench.estimate.job import Cluster, Layout, ServingJob, TrainingJob
@@ -61,7 +61,8 @@ def calibrated(cluster: Cluster, own: Sequence[ResultFile]) -> Calibration | Non
 
 
 def _seconds(job: TrainingJob) -> float | None:
-    return math.fsum(term.seconds for term in training_rows.physics(job))
+    terms = training.step(job, training_rows.chip_rates(job), training_rows.stored().coefficients)
+    return math.fsum(term.seconds for term in terms)
 
 
 def _own_seconds(made: Calibration, job: TrainingJob) -> float | None:

@@ -80,7 +80,7 @@ def check(job: TrainingJob) -> None:
 def fitting(
     job: TrainingJob, fixed: Fixed, seconds_of: SecondsOf, bytes_of: BytesOf
 ) -> list[tuple[TrainingJob, float]]:
-    """All that fit, with the memory that they need, fastest by physics first. Empty: nothing fits, or none can be told."""
+    """All that fit, with the memory that they need, fastest by physics first. Empty: nothing fits."""
     usable = USABLE * job.cluster.chip.memory_bytes
     found = []
     for spread in _spread(job, fixed):
