@@ -165,7 +165,7 @@ def test_a_plan_finds_the_size_that_the_scaling_law_prefers_at_even_efficiency()
     found = plan.best(cluster, plan.Limit(days=7), _job(), MEANS, supposed)
     flops = EFFICIENCY * 989.4e12 * 8 * 7 * 86400
     best = scaling.optimum(flops)
-    assert found[0].num_parameters == pytest.approx(best.num_parameters, rel=0.6)
+    assert found[0].num_parameters == pytest.approx(best.num_parameters, rel=0.4)
     assert found[0].loss == pytest.approx(best.loss, abs=0.02)
     smaller = plan.overtrained(found)
     assert smaller and all(one.num_parameters < found[0].num_parameters for one in smaller)
@@ -176,7 +176,7 @@ def test_more_time_or_more_devices_never_give_a_worse_model():
     cluster = Cluster(chip=chips.find("a100-sxm-80"), num_devices=4, devices_per_node=8)
     supposed = assumptions.assume(FLAT)
     now = plan.best(cluster, plan.Limit(days=3), _job(), MEANS, supposed)[0]
-    for name, one in plan.what_if(cluster, plan.Limit(days=3), _job(), MEANS, supposed):
+    for name, one in plan.what_if(cluster, plan.Limit(days=3), _job(), MEANS, supposed, now.num_parameters):
         assert one is None or one.loss <= now.loss + 1e-9 or name == "one more device", name
 
 

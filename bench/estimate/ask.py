@@ -122,13 +122,11 @@ def planned(
     first = found[0]
     rows = [_trained("least loss", first)]
     rows += [_trained("smaller, longer", one) for one in plan.overtrained(found)]
-    changes = plan.what_if(cluster, limit, template, means, supposed)
-    others = [chips.find(name) for name in chips.names()]
+    changes = plan.what_if(cluster, limit, template, means, supposed, first.num_parameters)
+    others = [chips.find(name) for name in assumptions.priced() if name != cluster.chip.name]
     elsewhere = plan.cheapest(
-        first.candidate.job, int(first.tokens),
-        [(other, assumed(where.supposed, other)) for other in others if _comparable(other, cluster.chip)],
-        means, lambda _: cluster.num_devices,
-    )  # fmt: skip
+        first.candidate.job, int(first.tokens), [(other, assumed(where.supposed, other)) for other in others], means
+    )
     prediction = first.candidate.prediction
     return {
         "device": cluster.chip.name,
@@ -229,11 +227,6 @@ def _precision(chip: Chip) -> Precision:
         if chip.peak_flops_per_s(precision):
             return precision
     return "bf16"
-
-
-def _comparable(other: Chip, own: Chip) -> bool:
-    """Worth naming beside it: not itself, and with at least a quarter of its memory."""
-    return other.name != own.name and other.memory_bytes >= own.memory_bytes / 4
 
 
 def _trained(name: str, one: plan.Trained) -> Document:

@@ -9,6 +9,7 @@ import random
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,19 @@ def assume(given: Mapping[str, str | None], price: Range | None = None, price_so
 
 def listed_price(chip_name: str) -> tuple[Range | None, str]:
     """Rent of a device an hour in prices.toml, and where it is from; None where it has none."""
-    listed = tomllib.loads((Path(__file__).parent / "prices.toml").read_text(encoding="utf-8"))
+    listed = _price_list()
     found = listed["price_per_hour"].get(chip_name)
     return (Range(low=found[0], high=found[1]) if found else None), listed["source"]
+
+
+def priced() -> list[str]:
+    """The chips whose rent is listed."""
+    return list(_price_list()["price_per_hour"])
+
+
+@cache
+def _price_list() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "prices.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True)

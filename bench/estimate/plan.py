@@ -1,13 +1,13 @@
 """Plan: from machines and a limit of days, energy or money to what can be trained.
 
-For every size of a ladder the fastest layout that fits gives tokens/s, the limit gives tokens, and the scaling law
+For sizes round a first guess the fastest layout that fits gives tokens/s, the limit gives tokens, and the scaling law
 gives the loss. The least loss is the compute-optimal model for these very machines: a size that runs badly on them
 loses its place. Smaller models on more tokens lose little and are cheaper to serve ever after: they stand beside it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import log
 from typing import Any
 
 from bench.chip import Chip
@@ -19,7 +19,9 @@ from bench.estimate.job import Cluster, TrainingJob
 from bench.estimate.layouts import Candidate, Fixed
 
 _SMALLEST, _LARGEST = 30e6, 1e12
-_RUNGS = 22  # a factor of 1.6 between neighbours; the best three are looked at more closely
+# Sizes that are tried, as against a guess: loss is flat round its least, and devices shift it by tens of percent.
+_WIDE = (0.06, 0.12, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
+_AROUND = (0.7, 1.0, 1.4, 2.0)
 # Tokens of a step, by parameters: larger batches help larger models longer (Brown et al. 2020, table 2.1).
 _BATCH_TOKENS = ((1e9, 2**19), (5e9, 2**20), (5e10, 2**21), (float("inf"), 2**22))
 
@@ -66,22 +68,48 @@ def global_batch_for(num_parameters: float, seq: int, dp_least: int = 1) -> int:
 
 
 def best(
-    cluster: Cluster, limit: Limit, template: TrainingJob, means: Means, assumptions: Assumptions
+    cluster: Cluster,
+    limit: Limit,
+    template: TrainingJob,
+    means: Means,
+    assumptions: Assumptions,
+    near: float | None = None,
 ) -> list[Trained]:
-    """Models of the ladder that can be trained within the limit, least loss first. Raises UserError for none."""
-    step = log(_LARGEST / _SMALLEST) / (_RUNGS - 1)
-    coarse = [
-        _trained(_SMALLEST * exp(step * rung), cluster, limit, template, means, assumptions) for rung in range(_RUNGS)
-    ]
-    found = sorted((one for one in coarse if one), key=lambda one: one.loss)
+    """Models that can be trained within the limit, least loss first; `near` is a size to look around at.
+
+    Raises UserError for none.
+    """
+
+    def trained(num_parameters: float) -> Trained | None:
+        if not _SMALLEST <= num_parameters <= _LARGEST:
+            return None
+        return _trained(num_parameters, cluster, limit, template, means, assumptions)
+
+    centre = min(max(near or _guess(cluster, limit, template, assumptions), _SMALLEST), _LARGEST)
+    found = [one for factor in (_AROUND if near else _WIDE) if (one := trained(centre * factor))]
+    while not found and centre > _SMALLEST:  # what is best does not fit: the largest that does
+        centre /= 2
+        found = [one for one in [trained(centre)] if one]
     if not found:
         raise UserError(
             f"nothing can be trained on {cluster.num_devices} x {cluster.chip.name} within this limit that is known: "
             "no model of 30M parameters or more fits, or no evidence covers this device"
         )
-    centre = found[0].num_parameters
-    fine = [_trained(centre * factor, cluster, limit, template, means, assumptions) for factor in (0.7, 0.8, 1.25, 1.4)]
-    return sorted([*found, *(one for one in fine if one)], key=lambda one: one.loss)
+    return sorted(found, key=lambda one: one.loss)
+
+
+def _guess(cluster: Cluster, limit: Limit, template: TrainingJob, assumptions: Assumptions) -> float:
+    """The size that would be best at a third of the peak and the board's full power."""
+    chip, devices = cluster.chip, cluster.num_devices
+    if limit.days is not None:
+        hours = limit.days * 24 * devices
+    elif limit.money is not None:
+        price = assumptions.price_per_hour
+        hours = limit.money / price.middle if price and price.middle else 1.0
+    else:
+        hours = 1e3 * (limit.kwh or 0.0) / (chip.power_w or 300.0) / assumptions.pue.middle
+    peak = chip.peak_flops_per_s(template.precision) or max(chip.flops_per_s.values())
+    return scaling.optimum(peak / 3 * 3600 * hours).num_parameters
 
 
 def _trained(
@@ -126,7 +154,7 @@ def overtrained(found: Sequence[Trained]) -> list[Trained]:
 
 
 def what_if(
-    cluster: Cluster, limit: Limit, template: TrainingJob, means: Means, assumptions: Assumptions
+    cluster: Cluster, limit: Limit, template: TrainingJob, means: Means, assumptions: Assumptions, near: float
 ) -> list[tuple[str, Trained | None]]:
     """What one more device, twice the devices, or a limit twice as far would give."""
     changes: list[tuple[str, Cluster, Limit]] = [
@@ -134,14 +162,14 @@ def what_if(
         ("twice the devices", replace(cluster, num_devices=2 * cluster.num_devices), limit),
         ("twice the limit", cluster, limit.scaled(2)),
     ]
-    return [(name, _best_or_none(other, bound, template, means, assumptions)) for name, other, bound in changes]
+    return [(name, _best_or_none(other, bound, template, means, assumptions, near)) for name, other, bound in changes]
 
 
 def _best_or_none(
-    cluster: Cluster, limit: Limit, template: TrainingJob, means: Means, assumptions: Assumptions
+    cluster: Cluster, limit: Limit, template: TrainingJob, means: Means, assumptions: Assumptions, near: float
 ) -> Trained | None:
     try:
-        return best(cluster, limit, template, means, assumptions)[0]
+        return best(cluster, limit, template, means, assumptions, near)[0]
     except UserError:
         return None
 
@@ -158,12 +186,12 @@ def break_even_hours(
 
 
 def cheapest(
-    job: TrainingJob, tokens: int, chips: Sequence[tuple[Chip, Assumptions]], means: Means, count: Callable[[Chip], int]
+    job: TrainingJob, tokens: int, chips: Sequence[tuple[Chip, Assumptions]], means: Means
 ) -> list[dict[str, Any]]:
-    """What the same run takes on other chips, by money where known, else energy; what does not fit is left out."""
+    """What the same run takes on as many other chips, cheapest first; what does not fit is left out."""
     rows = []
     for chip, assumptions in chips:
-        cluster = replace(job.cluster, chip=chip, num_devices=count(chip), link_bytes_per_s=None)
+        cluster = replace(job.cluster, chip=chip, link_bytes_per_s=None)
         other = replace(job, cluster=cluster)
         candidate, _ = layouts.fastest(other, Fixed(), means)
         if candidate is not None:
