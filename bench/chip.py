@@ -20,8 +20,8 @@ What the figures are, in every file:
 - `link_bytes_per_s`: to other chips of the node, all links together, in one direction. Sheets give both directions
   added up. Left out where links are an optional bridge.
 - `power_w`: the default limit of the board.
-- `num_sms`: what the blocks of a kernel are spread over: streaming multiprocessors, compute units, or a vendor's word for
-  them. Left out where the whole chip is one or two large arrays.
+- `num_sms`: what the blocks of a kernel are spread over: streaming multiprocessors, compute units, or a vendor's word
+  for them. Left out where the whole chip is one or two large arrays.
 - `launched`: the year in which it was announced for sale.
 
 Most sheets were read in public transcriptions of them. Where two sheets contradict each other, `notes` says so.
@@ -156,8 +156,8 @@ def match(driver_name: str) -> Chip | None:
 def resolve(name: str, memory_gb: float | None = None) -> Chip:
     """The chip that people call so: by file name, driver name or alias, whatever the case and punctuation.
 
-    A kind that is sold with several memories ("A100") is decided by `memory_gb`, as printed or as reported, or by a size
-    within the name; without either, and where no part has that much, by the commonest part. Raises UserError.
+    A kind that is sold with several memories ("A100") is decided by `memory_gb`, as printed or as reported, or by a
+    size within the name; without either, and where no part has that much, by the commonest part. Raises UserError.
     """
     found = _called(name, memory_gb)
     if found is None and (size := re.search(r"(\d+) ?GB\b", name, re.IGNORECASE)):
@@ -193,7 +193,7 @@ def _is_about(size: int, memory_gb: float) -> bool:
 
 @functools.cache
 def _by_any_name() -> dict[str, Chip]:
-    return {_plain(name): one for one in map(find, names()) for name in (one.name, *one.driver_names, *one.aliases)}
+    return {_plain(name): one for one in _catalog() for name in (one.name, *one.driver_names, *one.aliases)}
 
 
 def _plain(name: str) -> str:
@@ -204,7 +204,12 @@ def _plain(name: str) -> str:
 
 @functools.cache
 def _by_driver_name() -> dict[str, Chip]:
-    return {driver_name: chip for chip in map(find, names()) for driver_name in chip.driver_names}
+    return {driver_name: chip for chip in _catalog() for driver_name in chip.driver_names}
+
+
+@functools.cache
+def _catalog() -> tuple[Chip, ...]:
+    return tuple(map(load, sorted(_FOLDER.glob("*.toml"))))
 
 
 def load(path: Path) -> Chip:
