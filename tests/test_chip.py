@@ -158,6 +158,7 @@ def test_parts_of_one_family_are_told_apart(driver_name: str, name: str) -> None
         "GRID A100-4C",
         "Intel(R) Data Center GPU Max 1550",  # the card and each of its two stacks report this
         "A100",
+        "NVIDIA GeForce RTX 3080",  # of 10 GB or of 12, which are two parts
         "",
     ],
 )
