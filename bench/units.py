@@ -33,6 +33,14 @@ def scaled(value: float, unit: str) -> str:
     return f"{significant(value)} {unit}"
 
 
+def count(value: float) -> str:
+    """How many, as people say it of parameters and tokens: 8.03 B, 1.00 T, 124 M."""
+    for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= factor * 0.9995:
+            return f"{significant(value / factor)} {suffix}"
+    return significant(value)
+
+
 def seconds(value: float) -> str:
     """A duration: 812 ns, 12.3 µs, 4.56 ms, 1.23 s."""
     for factor, unit in _SMALL:

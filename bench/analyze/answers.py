@@ -49,7 +49,7 @@ def serving(document: Document) -> list[str]:
                   f"{units.percent(users['share_of_one_replica'], 0)} of one replica: take {users['replicas']}")
         )  # fmt: skip
     asked = (
-        f"{plain(document['model'])}, {units.scaled(document['num_parameters'], '')}parameters, weights "
+        f"{plain(document['model'])}, {units.count(document['num_parameters'])} parameters, weights "
         f"{plain(document['weights'])}: {document['batch']} requests of {document['prompt']} + {document['output']} "
         f"tokens on {document['num_devices']} x {plain(document['device'])}"
     )
@@ -80,7 +80,7 @@ def _trained(row: Document) -> list[str]:
     if row.get("reason"):
         return [plain(row["name"]), plain(row["reason"], 120), "", "", "", "", "", ""]
     return [
-        plain(row["name"]), plain(row["model"]), units.scaled(row["tokens"], "").strip(),
+        plain(row["name"]), plain(row["model"]), units.count(row["tokens"]),
         units.significant(row["tokens"] / row["num_parameters"]), f"{row['loss']:.3f}", units.significant(row["days"]),
         _layout(row), units.significant(row["tokens_per_s"]),
     ]  # fmt: skip
@@ -100,8 +100,8 @@ def _elsewhere(rows: list[Document]) -> tuple[list[str], list[list[str]]]:
 
 def _question(document: Document) -> str:
     return (
-        f"{plain(document['model'])}, {units.scaled(document['num_parameters'], '')}parameters, "
-        f"{units.scaled(document['tokens'], '')}tokens, {document['method']} in {document['precision']} on "
+        f"{plain(document['model'])}, {units.count(document['num_parameters'])} parameters, "
+        f"{units.count(document['tokens'])} tokens, {document['method']} in {document['precision']} on "
         f"{document['num_devices']} x {plain(document['device'])}"
     )
 
@@ -128,7 +128,7 @@ def _basis(document: Document) -> list[str]:
         shares = sorted(terms, key=lambda term: -term["share"])
         lines.append("where the time goes: " + ", ".join(f"{t['name']} {units.percent(t['share'], 0)}" for t in shares))
     if document.get("assumed"):
-        lines.append("assumed: " + "; ".join(plain(note, 200) for note in document["assumed"]))
+        lines += ["assumed:", *(f"  {plain(note, 200)}" for note in document["assumed"])]
     lines.append(f"evidence {document['evidence'] or 'none'}: {plain(document['basis'], 500)}")
     if document.get("power_basis"):
         lines.append(f"power: {plain(document['power_basis'], 300)}")
@@ -144,10 +144,16 @@ def _amount(document: Document, name: str, said: Any, reason_of: str = "") -> st
 
 
 def _spread(one: Document, said: Any) -> str:
-    text = f"{said(one['value']):<18} {said(one['lo80'])} to {said(one['hi80'])} (80 %)"
+    text = f"{said(one['value']):<16} {_between(one['lo80'], one['hi80'], said)} (80 %)"
     if one["lo90"] is not None:
-        text += f", {said(one['lo90'])} to {said(one['hi90'])} (90 %)"
+        text += f", {_between(one['lo90'], one['hi90'], said)} (90 %)"
     return text
+
+
+def _between(low: float, high: float, said: Any) -> str:
+    """Two figures, their unit once where it is the same."""
+    (less, _, unit), (more, _, other) = said(low).partition(" "), said(high).partition(" ")
+    return f"{less} to {more} {unit}".strip() if unit == other else f"{said(low)} to {said(high)}"
 
 
 def _line(name: str, text: str) -> str:

@@ -60,11 +60,11 @@ class Trained:
 
 
 def global_batch_for(num_parameters: float, seq: int, dp_least: int = 1) -> int:
-    """Sequences of a step: the tokens that models of this size were trained with, a power of two."""
+    """Sequences of a step: as many tokens as models of this size were trained with, a multiple of `dp_least`."""
     tokens = next(tokens for bound, tokens in _BATCH_TOKENS if num_parameters < bound)
     sequences = max(1, tokens // seq)
     power = 1 << (sequences.bit_length() - 1)
-    return max(power, dp_least)
+    return dp_least * -(-power // dp_least)
 
 
 def best(
