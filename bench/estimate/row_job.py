@@ -1,0 +1,296 @@
+"""Row to job: a row of training measurements, as their authors wrote it, as a `TrainingJob`.
+
+What the row leaves out is filled with what its framework does by habit or with what fits into memory, and every guess
+widens the estimate by its `doubt`. A string that nobody foresaw is a guess too; it never stops the rest.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from bench import chip as catalog
+from bench.arithmetic import Model
+from bench.chip import Chip
+from bench.errors import UserError
+from bench.estimate import frameworks, memory_need, row_model
+from bench.estimate.job import Cluster, Layout, Method, Precision, Recompute, Sharding, Stack, TrainingJob
+from bench.estimate.published import Row, number
+
+_USUAL_SEQ = 2048
+_USUAL_TOKENS = 8192  # of a microbatch, where nobody says
+_GBIT = 1e9 / 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowJob:
+    """A row, understood."""
+
+    job: TrainingJob
+    device: str  # the chip's name
+    habits: frameworks.Habits
+    family: str  # of the model
+    doubt: float  # what was guessed, as a standard deviation of the logarithm
+    has_batch: bool  # whether the row gives a batch, and so has a step
+
+
+class _Doubts:
+    """Collects guesses; independent ones add up in squares."""
+
+    def __init__(self) -> None:
+        self.squares = 0.0
+
+    def add(self, doubt: float) -> None:
+        self.squares += doubt**2
+
+
+def of(row: Row) -> RowJob | str:
+    """The job of a row, or the reason why there is none."""
+    try:
+        chip = resolve(row.get("device") or row.get("gpu") or "", number(row, "gpu_mem_gb"))
+    except UserError as error:
+        return str(error)
+    if "lora" not in (task := (row.get("task") or "").lower()) and "benchmark" in task:
+        return f"a {task} is no step of a language model"
+    guess = row_model.of(row)
+    if guess is None:
+        return "the row gives no layers and hidden size, no parameters and no model that the catalog knows"
+    doubts = _Doubts()
+    doubts.add(guess.doubt)
+    devices = _whole(row, "n_gpus")
+    if devices is None:
+        devices = 1
+        doubts.add(0.1)
+    habits = frameworks.habits(row.get("framework") or "")
+    if not habits.framework:
+        doubts.add(0.1)
+    try:
+        return _assemble(row, chip, guess.model, devices, habits, doubts)
+    except UserError as error:
+        return str(error)
+
+
+@lru_cache(maxsize=1024)
+def resolve(name: str, memory_gb: float | None) -> Chip:
+    """The chip of that name. Raises UserError."""
+    return catalog.resolve(name, memory_gb)
+
+
+def _assemble(
+    row: Row, chip: Chip, model: Model, devices: int, habits: frameworks.Habits, doubts: _Doubts
+) -> RowJob:
+    seq = _whole(row, "seq_len")
+    if seq is None:
+        seq = _USUAL_SEQ if habits.framework != "megatron-v1" else 1024
+        doubts.add(0.08)
+    method = _method(row.get("task") or "")
+    precision = _precision(row, chip, doubts)
+    per_node = _devices_per_node(row, chip, devices)
+    tp, pp, cp, ep = (_whole(row, key) for key in ("tp", "pp", "cp", "ep"))
+    batch = _whole(row, "gbs_seqs")
+    if batch is None and (tokens := number(row, "gbs_tokens")):
+        batch = max(1, round(tokens / seq))
+    stack = Stack(
+        framework=habits.framework or "unknown",
+        version=version(row.get("framework") or ""),
+        attention=frameworks.attention(row.get("attn_impl") or "", row.get("framework") or ""),
+        compiled=True if re.search(r"compile|inductor", (row.get("framework") or "") + (row.get("attn_impl") or "")) else None,
+    )
+    sharding = _sharding(row, habits, devices, doubts)
+    cluster = Cluster(
+        chip=chip, num_devices=devices, devices_per_node=per_node, network_bytes_per_s=_network(row, chip, per_node)
+    )
+
+    def build(layout: Layout, micro: int, recompute: Recompute) -> TrainingJob:
+        return TrainingJob(
+            model=model, cluster=cluster, layout=layout, stack=stack, method=method, seq=seq, micro_batch=micro,
+            global_batch=max(batch or 0, micro * layout.dp) if batch is None else batch, precision=precision,
+            recompute=recompute,
+        )  # fmt: skip
+
+    micro = _whole(row, "micro_batch")
+    if (tp, pp, cp) == (None, None, None) and devices > 1 and sharding != "zero3":
+        layout = _layout(model, devices, per_node, batch, micro or 1, sharding, lambda lay: build(lay, micro or 1, "full"))
+        doubts.add(0.08)
+    else:
+        layout = _stated(row, devices, tp, pp, cp, ep, sharding, batch, micro)
+        if layout.pp > 1 and not row.get("vp") and habits.framework == "megatron-nemo":
+            layout = replace(layout, virtual_stages=_usual_virtual_stages(model, layout.pp))
+            doubts.add(0.03)
+    if micro is None:
+        accumulated = number(row, "grad_accum")
+        if batch and accumulated and accumulated >= 1:
+            micro = max(1, round(batch / (layout.dp * accumulated)))
+        else:
+            micro = max(1, round(_USUAL_TOKENS / seq))
+            doubts.add(0.05)
+        micro = min(micro, max(1, batch // layout.dp)) if batch else micro
+    recompute = _recompute(row, doubts)
+    if recompute is None:
+        doubts.add(0.06)
+        recompute = habits.recompute or _least_recompute(habits, chip, lambda one: build(layout, micro, one))
+    return RowJob(
+        job=build(layout, micro, recompute), device=chip.name, habits=habits,
+        family=re.sub(r"[^a-z].*", "", (row.get("model") or "").lower()),
+        doubt=math.sqrt(doubts.squares), has_batch=batch is not None,
+    )  # fmt: skip
+
+
+def _stated(
+    row: Row, devices: int, tp: int | None, pp: int | None, cp: int | None, ep: int | None, sharding: Sharding,
+    batch: int | None, micro: int | None,
+) -> Layout:  # fmt: skip
+    """The layout as stated; where its sizes do not multiply to the devices, data parallelism takes the rest."""
+    tp, pp, cp = tp or 1, pp or 1, cp or 1
+    while tp * pp * cp > devices and tp > 1:  # Neuron counts two cores a device
+        tp = max(1, tp // 2)
+    stated = _whole(row, "dp")
+    dp = max(1, devices // (tp * pp * cp))
+    if stated and stated * tp * pp * cp == devices:
+        dp = stated
+    # Fewer sequences than replicas: the rest must share sequences.
+    if batch and dp > batch:
+        cp *= max(1, dp // batch)
+        dp = max(1, devices // (tp * pp * cp))
+    ep = min(ep or 1, dp * cp)
+    return Layout(dp=dp, tp=tp, pp=pp, cp=cp, ep=ep, virtual_stages=_whole(row, "vp") or 1, sharding=sharding)
+
+
+def _layout(
+    model: Model, devices: int, per_node: int, batch: int | None, micro: int, sharding: Sharding,
+    build: Callable[[Layout], TrainingJob],
+) -> Layout:  # fmt: skip
+    """The layout of fewest parts that fits into memory and leaves no replica without a sequence."""
+    for parts in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        if parts > devices:
+            break
+        tp = min(parts, per_node, 8, model.num_key_value_heads)
+        pp = min(parts // tp, model.num_blocks)
+        rest = max(1, devices // (tp * pp))
+        dp = min(rest, max(1, (batch or rest) // 1))
+        cp = max(1, rest // dp)
+        layout = Layout(dp=dp, tp=tp, pp=pp, cp=cp, virtual_stages=1 if pp == 1 else 4, sharding=sharding)
+        job = build(layout)
+        if memory_need.training_bytes(job) <= 0.9 * job.cluster.chip.memory_bytes:
+            return layout
+    return layout
+
+
+def _usual_virtual_stages(model: Model, stages: int) -> int:
+    """NeMo's recipes interleave as finely as layers divide, with at least two layers to a part."""
+    layers = model.num_blocks / stages
+    return next((parts for parts in (5, 4, 8, 3, 2) if layers % parts == 0 and layers / parts >= 2), 1)
+
+
+def _least_recompute(habits: frameworks.Habits, chip: Chip, build: Callable[[Recompute], TrainingJob]) -> Recompute:
+    """As little as fits. Megatron's users split, offload or recompute some modules before they recompute all."""
+    if memory_need.training_bytes(build("none")) <= 0.92 * chip.memory_bytes:
+        return "none"
+    return "selective" if habits.group == "megatron" else "full"
+
+
+def _method(task: str) -> Method:
+    lower = task.lower()
+    if "qlora" in lower:
+        return "qlora"
+    if "lora" in lower or "adapter" in lower or "peft" in lower:
+        return "lora"
+    return "full" if re.search(r"sft|full|finetune|fine-tune", lower) else "pretrain"
+
+
+def _precision(row: Row, chip: Chip, doubts: _Doubts) -> Precision:
+    text = (row.get("precision") or "").lower()
+    found = precision(text)
+    if found is not None:
+        if "not stated" in text:
+            doubts.add(0.05)
+        return found
+    doubts.add(0.1 if not text else 0.15)
+    if "mlperf" in (row.get("evidence") or "") and "fp8" in chip.flops_per_s:
+        return "fp8"  # submitters tune, and every accelerated submission since Hopper's has been in FP8 or narrower
+    return "bf16" if "bf16" in chip.flops_per_s else "fp16"
+
+
+def precision(text: str) -> Precision | None:
+    """What products are done in, from a free text; None where it does not say."""
+    lower = text.lower()
+    if re.search(r"nvfp4|mxfp4|\bfp4", lower):
+        return "fp4"
+    if re.search(r"fp8|float8|e4m3", lower):
+        return "fp8"
+    if "fp32" in lower and "tf32 off" in lower:
+        return "fp32"
+    if re.search(r"bf16|bfloat16", lower):
+        return "bf16"
+    if re.search(r"fp16|float16|half|amp|16-", lower):
+        return "fp16"
+    if re.search(r"nf4|4.?bit|int4|8.?bit", lower):
+        return "bf16"  # weights are stored narrower than they are multiplied
+    if "tf32" in lower:
+        return "tf32"
+    return "fp32" if re.search(r"fp32|float32|32", lower) else None
+
+
+def _sharding(row: Row, habits: frameworks.Habits, devices: int, doubts: _Doubts) -> Sharding:
+    text = (row.get("sharding") or "").lower()
+    if devices == 1:
+        return "none"
+    if re.search(r"grad_op|zero.?2|stage.?2", text):
+        return "zero2"
+    if re.search(r"full_shard|fsdp|zero.?3|stage.?3|hsdp|hybrid", text):
+        return "zero3"
+    if re.search(r"zero.?1|stage.?1|distributed optimizer", text):
+        return "zero1"
+    if re.search(r"zero.?0|ddp|none|replic|no.?shard", text):
+        return "none"
+    doubts.add(0.03 if not text else 0.06)
+    return habits.sharding
+
+
+def _recompute(row: Row, doubts: _Doubts) -> Recompute | None:
+    text = (row.get("act_ckpt") or "").lower()
+    if not text:
+        return None
+    if re.search(r"select|minimal|\bop\b|partial", text):
+        return "selective"
+    if re.search(r"none|no\b|false|off\b|disabled|^0", text):
+        return "none"
+    if not re.search(r"full|true|yes|all|block|layer|on\b|offload", text):
+        doubts.add(0.08)
+    return "full"
+
+
+def _devices_per_node(row: Row, chip: Chip, devices: int) -> int:
+    """Devices that share links: a rack of GB200 or GB300 does, and a slice of TPUs."""
+    words = (row.get("interconnect") or "").lower()
+    if chip.name.startswith(("gb200", "gb300")) or "nvl72" in words or "domain 72" in words:
+        return min(72, devices)
+    if chip.name.startswith("tpu"):
+        slices = re.search(r"(\d+)\s*(?:x|slice)", words)
+        return max(1, devices // int(slices[1])) if slices and int(slices[1]) > 0 else devices
+    return max(1, _whole(row, "gpus_per_node") or 8)
+
+
+def _network(row: Row, chip: Chip, per_node: int) -> float | None:
+    """Bytes per second of one device to other nodes, from a text like "4x Omni-Path 100 Gbps per node"."""
+    words = (row.get("interconnect") or "").split("host net:")[-1]
+    if chip.name.startswith("tpu"):
+        return 3e9  # slices meet over the data centre's network
+    # Bits, not bytes: "GB/s" beside them is what the PCIe bus or NVLink does.
+    found = re.search(r"(?:(\d+)\s*x\s[^;,|]*?)?\b(\d{2,4})\s*(?:Gbps|Gb/s|Gbit)", words)
+    if not found:
+        return None
+    return float(found[2]) * (int(found[1]) if found[1] else 1) * _GBIT / min(per_node, 8)
+
+
+def version(framework: str) -> str:
+    """The first version number in a framework's name, "" without one."""
+    found = re.search(r"\d+(?:\.\d+)+", framework)
+    return found[0] if found else ""
+
+
+def _whole(row: Row, column: str) -> int | None:
+    """A whole number at the start of a cell: "4 (8)" is 4."""
+    found = re.match(r"\s*(\d+)(?:\.\d*)?(?!\d)", row.get(column) or "")
+    return int(found[1]) if found and 0 < int(found[1]) < 10**9 else None

@@ -1,0 +1,229 @@
+"""Fit of the training estimator: coefficients and errors from the published steps that can be trusted.
+
+The coefficients maximise their posterior: errors of the logarithm are normal with the covariance of likeness.py, which
+keeps a source with a thousand rows from outvoting the others, and each coefficient has a prior, wide around what physics
+and datasheets let expect, so that what no row varies stays where it was. `python -m bench.estimate.training_fit` writes
+coefficients/training.json.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from bench.estimate import frameworks, row_job, training, work
+from bench.estimate.likeness import Array, Likeness, Process, Stand, covariance, noise
+from bench.estimate.published import Row, number
+from bench.estimate.rates import (
+    Fractions,
+    Speeds,
+    peak_flops_per_s,
+    usual_link_bytes_per_s,
+    usual_network_bytes_per_s,
+)
+from bench.estimate.training import Coefficients, Traits
+from bench.estimate.work import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """Of one coefficient: its median, and the standard deviation of its logarithm (of its log-odds where a share)."""
+
+    median: float
+    deviation: float
+    share: bool = False
+
+
+PRIORS: dict[str, Prior] = {
+    "bf16": Prior(median=0.72, deviation=0.10),
+    "fp8": Prior(median=0.60, deviation=0.15),
+    "fp4": Prior(median=0.42, deviation=0.25),
+    "fp32": Prior(median=0.80, deviation=0.15),
+    "tf32": Prior(median=0.70, deviation=0.15),
+    "attention": Prior(median=0.42, deviation=0.3),
+    "memory": Prior(median=0.80, deviation=0.10),
+    "optimizer": Prior(median=0.75, deviation=0.2),
+    "link": Prior(median=0.75, deviation=0.2),
+    "network": Prior(median=0.75, deviation=0.3),
+    "launch_s": Prior(median=7e-6, deviation=0.4),
+    "kernel_s": Prior(median=3e-6, deviation=0.4),
+    "edge_k": Prior(median=200, deviation=0.5),
+    "edge_seq": Prior(median=500, deviation=0.4),
+    "stream": Prior(median=0.9, deviation=0.3),
+    "unfused": Prior(median=1.0, deviation=0.3),
+    "expert": Prior(median=1.4, deviation=0.3),
+    "tensor": Prior(median=0.7, deviation=0.3),
+    "context": Prior(median=0.4, deviation=0.5),
+    "exchange": Prior(median=0.7, deviation=0.4),
+    "gather": Prior(median=0.8, deviation=0.6, share=True),
+    "reduce": Prior(median=0.7, deviation=0.6, share=True),
+    "step_s": Prior(median=4e-3, deviation=0.7),
+    "lateness": Prior(median=0.015, deviation=0.6),
+}
+_NAMES = tuple(PRIORS)
+_PRECISIONS = {"bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "fp4": "fp4", "fp32": "fp32", "tf32": "tf32"}
+Values = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A row that can be estimated, with what was measured (NaN where it is only to be predicted)."""
+
+    row: Row
+    understood: row_job.RowJob
+    stand: Stand
+    log_step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows as arrays, for formulas that take all at once."""
+
+    work: Work
+    peaks: dict[str, Array]
+    traits: Traits
+    precisions: list[str]
+
+
+def measured(row: Row) -> Measured | str:
+    """A row with its job, or the reason why it has none."""
+    understood = row_job.of(row)
+    if isinstance(understood, str):
+        return understood
+    return Measured(row=row, understood=understood, stand=stand(row, understood), log_step=_log_step(row, understood))
+
+
+def _log_step(row: Row, understood: row_job.RowJob) -> float:
+    """Of the seconds of the job's step: as given, from tokens per second, or from FLOP/s by the source's convention."""
+    job = understood.job
+    step, speed = number(row, "step_time_s"), number(row, "tok_s_gpu")
+    if speed:
+        return math.log(job.global_batch * job.seq / job.cluster.num_devices / speed)
+    if step and understood.has_batch:
+        return math.log(step)
+    rate = number(row, "tflops_gpu")
+    if rate and "maxtext pre-2025" in (row.get("flops_convention") or "").lower():
+        # 6 N and attention of all pairs, 12·L·d·s, forward and backward.
+        model = job.model
+        flops = 6 * model.matmul_parameters + 12 * model.num_blocks * model.query_size * job.seq
+        return math.log(flops * job.global_batch * job.seq / job.cluster.num_devices / (rate * 1e12))
+    return math.nan
+
+
+def stand(row: Row, understood: row_job.RowJob) -> Stand:
+    """Where the row stands among others."""
+    job, layout = understood.job, understood.job.layout
+    tokens = job.micro_batch * job.seq / layout.cp
+    shape = (
+        0.5 * math.log(job.model.active_parameters), 0.5 * math.log(job.seq), 0.5 * math.log(tokens),
+        math.log(layout.tp), 0.7 * math.log(layout.pp), 0.5 * math.log(layout.cp * layout.ep),
+        0.5 * math.log(job.global_batch / layout.dp / job.micro_batch), 0.3 * math.log(job.cluster.num_devices),
+        1.0 * (job.recompute == "full"), 0.5 * math.log(job.model.head_dim), 1.0 * (job.method == "lora"),
+    )  # fmt: skip
+    words = [row.get(key) or "" for key in ("framework", "interconnect", "gpus_per_node", "gpu")]
+    return Stand(
+        group=understood.habits.group, framework=understood.habits.framework,
+        architecture=job.cluster.chip.architecture, device=understood.device, version=job.stack.version,
+        machine="|".join([understood.device, *words]) if words[0] else "", precision=job.precision,
+        model=understood.family, shape=shape, noise=_extra_noise(row),
+    )  # fmt: skip
+
+
+def _extra_noise(row: Row) -> float:
+    """One iteration, or a vendor's rounded table, is noisier than a benchmark."""
+    return {"measured_single_iteration": 0.06, "reported_benchmark": 0.05}.get(row.get("evidence") or "", 0.0)
+
+
+def table(rows: Sequence[Measured]) -> Table:
+    """The rows' work and peaks as arrays."""
+    jobs = [one.understood.job for one in rows]
+    works = [work.of(job) for job in jobs]
+    columns = {field.name: np.array([getattr(one, field.name) for one in works]) for field in fields(Work)}
+    chips = [job.cluster.chip for job in jobs]
+    peaks = {
+        "matmul": np.array([peak_flops_per_s(job.cluster.chip, job.precision) for job in jobs]),
+        "half": np.array(
+            [peak_flops_per_s(job.cluster.chip, "fp32" if job.precision == "fp32" else "bf16") for job in jobs]
+        ),
+        "attention": np.array([peak_flops_per_s(chip, "bf16") for chip in chips]),
+        "memory": np.array([chip.memory_bytes_per_s for chip in chips]),
+        "link": np.array([job.cluster.link_bytes_per_s or usual_link_bytes_per_s(job.cluster.chip) for job in jobs]),
+        "network": np.array([job.cluster.network_bytes_per_s or usual_network_bytes_per_s(job.cluster.chip) for job in jobs]),
+    }  # fmt: skip
+    habits = [training.traits(job.stack, fused=frameworks.habits(job.stack.framework).fused) for job in jobs]
+    return Table(
+        work=Work(**columns),
+        peaks=peaks,
+        traits=Traits(stream=np.array([one.stream for one in habits]), host=np.array([one.host for one in habits])),  # type: ignore[arg-type]
+        precisions=[_PRECISIONS[job.precision] for job in jobs],
+    )
+
+
+def speeds(rows: Table, values: Values) -> Speeds:
+    """Peaks times fractions, for each row."""
+    matmul = np.array([values[one] for one in rows.precisions])
+    half = np.array([values["fp32" if one == "fp32" else "bf16"] for one in rows.precisions])
+    peaks = rows.peaks
+    return Speeds(
+        matmul_flops_per_s=peaks["matmul"] * matmul, attention_flops_per_s=peaks["attention"] * values["attention"],
+        half_flops_per_s=peaks["half"] * half, memory_bytes_per_s=peaks["memory"] * values["memory"],
+        optimizer_bytes_per_s=peaks["memory"] * values["optimizer"], link_bytes_per_s=peaks["link"] * values["link"],
+        network_bytes_per_s=peaks["network"] * values["network"], launch_s=values["launch_s"],
+        kernel_s=values["kernel_s"],
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def coefficients(values: Values) -> Coefficients:
+    """Those that are no rates."""
+    return Coefficients(host=1.0, **{field.name: values[field.name] for field in fields(Coefficients) if field.name != "host"})
+
+
+def fractions(values: Values) -> Fractions:
+    """Those that are rates."""
+    return Fractions(
+        matmul={one: values[half] for one, half in _PRECISIONS.items()},
+        **{name: values[name] for name in ("attention", "memory", "optimizer", "link", "network", "launch_s", "kernel_s")},
+    )
+
+
+def log_steps(rows: Table, values: Values) -> Array:
+    """The logarithm of each row's step by physics alone."""
+    parts = training.seconds(rows.work, speeds(rows, values), coefficients(values), rows.traits)
+    return np.asarray(np.log(sum(parts.values())), dtype=np.float64)
+
+
+def fit(rows: Sequence[Measured], like: Likeness) -> Values:
+    """The coefficients' posterior mode."""
+    from scipy.linalg import solve_triangular
+    from scipy.optimize import least_squares
+
+    stands = [one.stand for one in rows]
+    lower = np.linalg.cholesky(covariance(stands, stands, like) + np.diag(noise(stands, like)))
+    arrays, target = table(rows), np.array([one.log_step for one in rows])
+
+    def misfit(z: Array) -> Array:
+        error = target - log_steps(arrays, _values(z))
+        return np.concatenate([solve_triangular(lower, error, lower=True), z])
+
+    found = least_squares(misfit, np.zeros(len(_NAMES)), method="lm", xtol=1e-4, ftol=1e-5)
+    return _values(found.x)
+
+
+def _values(z: Array) -> Values:
+    """Coefficients from standardised ones: 0 is a prior's median, 1 its deviation."""
+    values = {}
+    for name, one in zip(_NAMES, z, strict=True):
+        prior = PRIORS[name]
+        if prior.share:
+            odds = prior.median / (1 - prior.median) * math.exp(prior.deviation * one)
+            values[name] = float(odds / (1 + odds))
+        else:
+            values[name] = float(prior.median * math.exp(prior.deviation * one))
+    return values
+
+
+def process(rows: Sequence[Measured], values: Values, like: Likeness) -> Process:
+    """What physics with these coefficients leaves over on those rows."""
+    errors = np.array([one.log_step for one in rows]) - log_steps(table(rows), values)
+    return Process([one.stand for one in rows], errors, like)
