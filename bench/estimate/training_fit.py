@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from bench.estimate import frameworks, row_job, training, work
+from bench.chip import Chip
+from bench.estimate import row_job, training, work
 from bench.estimate.likeness import Array, Likeness, Process, Stand, covariance, noise
 from bench.estimate.published import Row, number
 from bench.estimate.rates import (
@@ -35,6 +36,7 @@ class Prior:
     share: bool = False
 
 
+GENERATIONS = ("Volta", "Ampere", "Ada", "Hopper", "Blackwell", "CDNA", "TPU", "NeuronCore")
 PRIORS: dict[str, Prior] = {
     "bf16": Prior(median=0.72, deviation=0.10),
     "fp8": Prior(median=0.60, deviation=0.15),
@@ -46,8 +48,11 @@ PRIORS: dict[str, Prior] = {
     "optimizer": Prior(median=0.75, deviation=0.2),
     "link": Prior(median=0.75, deviation=0.2),
     "network": Prior(median=0.75, deviation=0.3),
-    "launch_s": Prior(median=7e-6, deviation=0.4),
+    "launch_s": Prior(median=6e-6, deviation=0.1),
     "kernel_s": Prior(median=3e-6, deviation=0.4),
+    # What a generation makes of its peak, as against the pooled fraction of products and of attention.
+    **{f"matmul {name}": Prior(median=1.0, deviation=0.10) for name in GENERATIONS},
+    **{f"attention {name}": Prior(median=1.0, deviation=0.20) for name in GENERATIONS},
     "edge_k": Prior(median=200, deviation=0.5),
     "edge_seq": Prior(median=500, deviation=0.4),
     "stream": Prior(median=0.9, deviation=0.3),
@@ -58,6 +63,7 @@ PRIORS: dict[str, Prior] = {
     "exchange": Prior(median=0.7, deviation=0.4),
     "gather": Prior(median=0.8, deviation=0.6, share=True),
     "reduce": Prior(median=0.7, deviation=0.6, share=True),
+    "host": Prior(median=2.0, deviation=0.4),
     "step_s": Prior(median=4e-3, deviation=0.7),
     "lateness": Prior(median=0.015, deviation=0.6),
 }
@@ -84,6 +90,7 @@ class Table:
     peaks: dict[str, Array]
     traits: Traits
     precisions: list[str]
+    generations: list[str]
 
 
 def measured(row: Row) -> Measured | str:
@@ -151,22 +158,26 @@ def table(rows: Sequence[Measured]) -> Table:
         "link": np.array([job.cluster.link_bytes_per_s or usual_link_bytes_per_s(job.cluster.chip) for job in jobs]),
         "network": np.array([job.cluster.network_bytes_per_s or usual_network_bytes_per_s(job.cluster.chip) for job in jobs]),
     }  # fmt: skip
-    habits = [training.traits(job.stack, fused=frameworks.habits(job.stack.framework).fused) for job in jobs]
+    traits = [training.traits(job) for job in jobs]
     return Table(
         work=Work(**columns),
         peaks=peaks,
-        traits=Traits(stream=np.array([one.stream for one in habits]), host=np.array([one.host for one in habits])),  # type: ignore[arg-type]
+        traits=Traits(**{field.name: np.array([getattr(one, field.name) for one in traits]) for field in fields(Traits)}),
         precisions=[_PRECISIONS[job.precision] for job in jobs],
+        generations=[generation(chip) for chip in chips],
     )
 
 
 def speeds(rows: Table, values: Values) -> Speeds:
     """Peaks times fractions, for each row."""
-    matmul = np.array([values[one] for one in rows.precisions])
-    half = np.array([values["fp32" if one == "fp32" else "bf16"] for one in rows.precisions])
+    of_generation = np.array([values.get(f"matmul {one}", 1.0) for one in rows.generations])
+    matmul = np.array([values[one] for one in rows.precisions]) * of_generation
+    half = np.array([values["fp32" if one == "fp32" else "bf16"] for one in rows.precisions]) * of_generation
     peaks = rows.peaks
     return Speeds(
-        matmul_flops_per_s=peaks["matmul"] * matmul, attention_flops_per_s=peaks["attention"] * values["attention"],
+        matmul_flops_per_s=peaks["matmul"] * matmul, 
+        attention_flops_per_s=peaks["attention"] * values["attention"]
+        * np.array([values.get(f"attention {one}", 1.0) for one in rows.generations]),
         half_flops_per_s=peaks["half"] * half, memory_bytes_per_s=peaks["memory"] * values["memory"],
         optimizer_bytes_per_s=peaks["memory"] * values["optimizer"], link_bytes_per_s=peaks["link"] * values["link"],
         network_bytes_per_s=peaks["network"] * values["network"], launch_s=values["launch_s"],
@@ -176,15 +187,23 @@ def speeds(rows: Table, values: Values) -> Speeds:
 
 def coefficients(values: Values) -> Coefficients:
     """Those that are no rates."""
-    return Coefficients(host=1.0, **{field.name: values[field.name] for field in fields(Coefficients) if field.name != "host"})
+    return Coefficients(**{field.name: values[field.name] for field in fields(Coefficients)})
 
 
-def fractions(values: Values) -> Fractions:
-    """Those that are rates."""
+def fractions(values: Values, chip: Chip) -> Fractions:
+    """Those that are rates, for that chip."""
+    matmul, attention = (values.get(f"{kind} {generation(chip)}", 1.0) for kind in ("matmul", "attention"))
+    names = ("memory", "optimizer", "link", "network", "launch_s", "kernel_s")
     return Fractions(
-        matmul={one: values[half] for one, half in _PRECISIONS.items()},
-        **{name: values[name] for name in ("attention", "memory", "optimizer", "link", "network", "launch_s", "kernel_s")},
+        matmul={one: values[half] * matmul for one, half in _PRECISIONS.items()},
+        attention=values["attention"] * attention,
+        **{name: values[name] for name in names},
     )
+
+
+def generation(chip: Chip) -> str:
+    """The first word of its architecture."""
+    return chip.architecture.split()[0]
 
 
 def log_steps(rows: Table, values: Values) -> Array:
