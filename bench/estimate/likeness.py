@@ -33,6 +33,8 @@ class Likeness:
     shape: float = 0.10  # varies with the shape, for one framework and architecture
     shape_machine: float = 0.12  # and for one machine
     length: float = 1.2
+    local: float = 0.15  # the same place, which is a lab's own: its rows are known to be of one machine and stack
+    shape_local: float = 0.12
     noise: float = 0.03
 
 
@@ -49,13 +51,15 @@ class Stand:
     precision: str
     model: str
     shape: tuple[float, ...]
+    place: str = ""  # of a lab's own rows and of what it asks about the same machine and stack
     noise: float = 0.0  # besides the usual, for what is known to be noisy
 
 
 def covariance(a: Sequence[Stand], b: Sequence[Stand], like: Likeness) -> Array:
     """Of the errors of each row of `a` with each of `b`, without noise."""
-    same = {key: _same(a, b, key) for key in ("group", "framework", "architecture", "device", "machine", "precision", "model")}
+    same = {key: _same(a, b, key) for key in ("group", "framework", "architecture", "device", "machine", "precision", "model", "place")}
     framework, architecture, device = same["framework"], same["architecture"], same["device"]
+    place = same["place"]
     both = framework * architecture
     near = _near(a, b, like.length)
     return (
@@ -69,6 +73,8 @@ def covariance(a: Sequence[Stand], b: Sequence[Stand], like: Likeness) -> Array:
         + like.machine**2 * same["machine"]
         + like.precision**2 * both * same["precision"]
         + like.model**2 * framework * same["model"]
+        + like.local**2 * place
+        + like.shape_local**2 * place * near
         + near * (like.shape**2 * both + like.shape_machine**2 * same["machine"])
     )
 
@@ -76,8 +82,9 @@ def covariance(a: Sequence[Stand], b: Sequence[Stand], like: Likeness) -> Array:
 def variances(rows: Sequence[Stand], like: Likeness) -> Array:
     """Of each row's error before anything was measured, without noise."""
     values = asdict(like)
+    of_place = values.pop("local") ** 2 + values.pop("shape_local") ** 2
     total = sum(value**2 for name, value in values.items() if name not in ("length", "noise"))
-    return np.full(len(rows), total)
+    return np.array([total + of_place * bool(row.place) for row in rows])
 
 
 def noise(rows: Sequence[Stand], like: Likeness) -> Array:

@@ -132,7 +132,7 @@ def _assemble(
         recompute = habits.recompute or _least_recompute(habits, chip, lambda one: build(layout, micro, one))
     return RowJob(
         job=build(layout, micro, recompute), device=chip.name, habits=habits,
-        family=re.sub(r"[^a-z].*", "", (row.get("model") or "").lower()),
+        family=family(row.get("model") or ""),
         doubt=math.sqrt(doubts.squares), has_batch=batch is not None,
     )  # fmt: skip
 
@@ -282,6 +282,11 @@ def _network(row: Row, chip: Chip, per_node: int) -> float | None:
     if not found:
         return None
     return float(found[2]) * (int(found[1]) if found[1] else 1) * _GBIT / min(per_node, 8)
+
+
+def family(model: str) -> str:
+    """Of a model's name the letters at its start: "llama" of "Llama-3.1-8B"; "nemotron" and "deepseek" likewise."""
+    return re.sub(r"[^a-z].*", "", model.lower())
 
 
 def version(framework: str) -> str:
