@@ -21,12 +21,13 @@ class Habits:
     fused: bool = True  # norms, activations and losses in few kernels
     sharding: Sharding = "none"
     recompute: Recompute | None = None
+    sequence_parallel: bool = True  # where products are split: since 2022 in Megatron-LM (Korthikanti et al.)
 
 
 _KNOWN: tuple[tuple[str, Habits], ...] = (
-    (r"megatron.?deepspeed|megatron.?lm \+ deepspeed", Habits(framework="megatron-deepspeed", group="megatron", attention="unfused", recompute="full")),
+    (r"megatron.?deepspeed|megatron.?lm \+ deepspeed", Habits(framework="megatron-deepspeed", group="megatron", attention="unfused", recompute="full", sequence_parallel=False)),
     (r"accelerate", Habits(framework="megatron-accelerate", group="megatron", attention="unfused")),
-    (r"megatron.?(lm )?v1", Habits(framework="megatron-v1", group="megatron", attention="unfused", recompute="full")),
+    (r"megatron.?(lm )?v1", Habits(framework="megatron-v1", group="megatron", attention="unfused", recompute="full", sequence_parallel=False)),
     (r"megatron.?bridge|nemo|nvidia release|ngc|nvidia pytorch", Habits(framework="megatron-nemo", group="megatron", sharding="zero1")),
     (r"megatron", Habits(framework="megatron-lm", group="megatron", sharding="zero1")),
     (r"internevo|internlm", Habits(framework="internevo", group="megatron", sharding="zero1")),

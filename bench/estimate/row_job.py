@@ -118,6 +118,7 @@ def _assemble(
         if layout.pp > 1 and not row.get("vp") and habits.framework == "megatron-nemo":
             layout = replace(layout, virtual_stages=_usual_virtual_stages(model, layout.pp))
             doubts.add(0.03)
+    layout = replace(layout, sequence_parallel=habits.sequence_parallel)
     if micro is None:
         accumulated = number(row, "grad_accum")
         if batch and accumulated and accumulated >= 1:
@@ -277,6 +278,8 @@ def _network(row: Row, chip: Chip, per_node: int) -> float | None:
     words = (row.get("interconnect") or "").split("host net:")[-1]
     if chip.name.startswith("tpu"):
         return 3e9  # slices meet over the data centre's network
+    if "tcpx" in words.lower():
+        return 12.5e9  # four network cards of 200 Gb/s for eight devices, on Google's A3
     # Bits, not bytes: "GB/s" beside them is what the PCIe bus or NVLink does.
     found = re.search(r"(?:(\d+)\s*x\s[^;,|]*?)?\b(\d{2,4})\s*(?:Gbps|Gb/s|Gbit)", words)
     if not found:

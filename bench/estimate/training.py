@@ -26,6 +26,7 @@ class Coefficients:
     """What is fitted besides the rates. Times are seconds, the rest are factors and shares."""
 
     edge_k: float  # K at which half of a product's time is its edge
+    wave_flops: float  # for each unit of K, the FLOPs that half a wave of tiles leaves idle: columns · rows · processors
     edge_seq: float  # sequence at which fused attention reaches half its rate
     stream: float  # bytes of norms and activations, as against the count of `work`
     unfused: float  # bytes of scores, likewise
@@ -74,7 +75,7 @@ def step(job: TrainingJob, rates: DeviceRates, coefficients: Coefficients) -> tu
 def seconds(done: Work, speeds: Speeds, c: Coefficients, stack: Traits) -> Mapping[str, float]:
     """Seconds of each term. Plain arithmetic: with arrays in place of numbers it gives arrays."""
     matmul = _larger(
-        (done.matmul_flops + c.edge_k * done.matmul_edge) / speeds.matmul_flops_per_s,
+        (done.matmul_flops + c.edge_k * done.matmul_edge + c.wave_flops * done.matmul_wave) / speeds.matmul_flops_per_s,
         done.matmul_bytes / speeds.memory_bytes_per_s,
     )
     experts = c.expert * _larger(

@@ -35,6 +35,7 @@ class Work:
     bubble: float  # microbatches' time that the pipeline idles in a step: (p - 1) / v
     matmul_flops: float
     matmul_edge: float  # the sum of FLOPs / K: what short inner dimensions cost
+    matmul_wave: float  # the sum of K over all products: what a last wave of tiles that fills no device costs
     matmul_bytes: float
     expert_flops: float
     expert_edge: float
@@ -130,11 +131,19 @@ def _products(job: TrainingJob, tokens: float, share: _Share, passes: _Passes, w
     outputs = (heads * d) / max(1.0, heads / tp) + (d * ffn) / max(1.0, ffn / tp)
     across = (passes.layers - 1) * share.layers * (inputs + outputs) + (passes.head - 1) * head / d
     over_tokens = (weights + head) / tokens
+    # Products that write N columns sum over K; backward the roles change, and weights' gradients sum over tokens.
+    forward = share.layers * (2 * d + (heads + ffn) / tp) + share.head * d
+    inner = share.layers * (2 * d + (heads + 2 * kv + (model.num_mlp_matrices - 1) * ffn) / tp)
+    backward = inner + share.head * model.vocab_size / tp
+    trained = passes.head >= 3
+    gradients = (4 * share.layers + share.head) * tokens * trained
+    waves = forward * (passes.layers - 1 - trained) + backward + gradients
     # Inputs and outputs of each product, once a pass, besides its weights.
     values = share.layers * (4 * d + (2 * heads + 2 * kv) / tp + (model.num_mlp_matrices + 1) * ffn / tp)
     return {
         "matmul_flops": flops,
         "matmul_edge": 2 * tokens / tp * (across + over_tokens),
+        "matmul_wave": waves,
         "matmul_bytes": width * passes.layers * ((weights + head) / tp + tokens * values),
     }
 
