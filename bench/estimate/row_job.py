@@ -126,7 +126,8 @@ def _assemble(
         else:
             micro = max(1, round(_USUAL_TOKENS / seq))
             doubts.add(0.05)
-        micro = min(micro, max(1, batch // layout.dp)) if batch else micro
+    if batch:
+        micro = min(micro, max(1, batch // layout.dp))
     recompute = _recompute(row, doubts)
     if recompute is None:
         doubts.add(0.06)

@@ -34,6 +34,7 @@ class Coefficients:
     tensor: float  # shares of collectives that nothing hides
     context: float
     exchange: float
+    latency_s: float  # of a collective, for each doubling of its ranks
     gather: float  # of a microbatch's time, how much sharded weights' transport can hide behind
     reduce: float  # and the reduction of gradients
     host: float  # launches of the host, as against the count of `work`
@@ -92,7 +93,8 @@ def seconds(done: Work, speeds: Speeds, c: Coefficients, stack: Traits) -> Mappi
     exchange = c.exchange * _wire(done.expert_link_bytes, done.expert_network_bytes, speeds)
     stages = _wire(done.stage_link_bytes, done.stage_network_bytes, speeds)
     computing = matmul + experts + unfused + scores + fused + streams + kernels
-    device = computing + tensor + context + exchange + stages
+    latency = c.latency_s * done.calls
+    device = computing + tensor + context + exchange + stages + latency
     host = done.kernels * speeds.launch_s * c.host * stack.host
     busy = _larger(device, host)
     gather = _beyond(_wire(done.gather_link_bytes, done.gather_network_bytes, speeds), c.gather * busy)
@@ -108,6 +110,7 @@ def seconds(done: Work, speeds: Speeds, c: Coefficients, stack: Traits) -> Mappi
         "context parallel": m * context,
         "expert exchange": m * exchange,
         "between stages": m * stages,
+        "latency": m * latency,
         "launch": m * (busy - device),
         "sharded weights": m * gather,
         "pipeline bubble": done.bubble * (busy + gather),

@@ -48,6 +48,7 @@ class Work:
     stream_bytes: float  # norms, activations, residuals, positions
     loss_bytes: float
     kernels: float
+    calls: float  # collectives that arithmetic waits for, each counted as often as its ranks double
     tensor_link_bytes: float
     tensor_network_bytes: float
     expert_link_bytes: float
@@ -221,9 +222,8 @@ def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> 
     tensor = _all_gather(job, 2 * (4 + 2 * again) * hidden * share.layers, layout.tp, 1)
     kv = 2 * model.key_value_size / layout.tp * tokens * width
     context = _all_gather(job, (3 + again) * kv * layout.cp * share.layers, layout.cp, layout.tp)
-    sent = (4 + 2 * again) * tokens * (model.num_experts_per_tok or 0) * d * width / layout.tp
-    sent *= share.layers * model.num_expert_layers / model.num_blocks
-    expert = _all_to_all(job, sent, layout.ep, layout.tp * layout.cp)
+    sent = (4 + 2 * again) * hidden / layout.tp * share.layers * model.num_expert_layers / model.num_blocks
+    expert = _exchange(job, sent, model.num_experts_per_tok or 0)
     gather = Wire()
     if job.layout.sharding == "zero3":
         held = _local_parameters(job)
@@ -236,8 +236,11 @@ def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> 
         inner = layout.tp * layout.cp * layout.dp
         crosses = inner >= job.cluster.devices_per_node
         stage = Wire(network_bytes=boundary) if crosses else Wire(link_bytes=boundary)
+    rounds = (4 + 2 * again) * share.layers
+    experts = model.num_expert_layers / model.num_blocks
+    calls = rounds * (math.log2(layout.tp) + experts * math.log2(layout.ep)) + (layout.cp - 1) * 3 * share.layers
     wires = {"tensor": tensor, "expert": expert, "context": context, "gather": gather, "stage": stage}
-    return {
+    return {"calls": calls} | {
         key: value
         for name, wire in wires.items()
         for key, value in ((f"{name}_link_bytes", wire.link_bytes), (f"{name}_network_bytes", wire.network_bytes))
@@ -297,12 +300,21 @@ def _all_gather(job: TrainingJob, size: float, ranks: int, inner: int) -> Wire:
     )
 
 
-def _all_to_all(job: TrainingJob, size: float, ranks: int, inner: int) -> Wire:
-    """Every device sends `size` bytes, an equal part to each of the `ranks` devices."""
-    if ranks <= 1:
+def _exchange(job: TrainingJob, size: float, chosen: int) -> Wire:
+    """Every token's `size` bytes to the devices of the experts chosen for it, once to each node and there to each device.
+
+    Of k nodes a token with e experts needs (k - 1)·(1 - (1 - 1/k)^e) others (DeepSeek-V3 2024, section 3.2.2, sends once
+    to each node).
+    """
+    layout = job.layout
+    if layout.ep <= 1:
         return Wire()
-    members = max(1, min(ranks, job.cluster.devices_per_node // inner))
-    return Wire(link_bytes=size * (members - 1) / ranks, network_bytes=size * (ranks - members) / ranks)
+    members = max(1, min(layout.ep, job.cluster.devices_per_node // (layout.tp * layout.cp)))
+    nodes = layout.ep / members
+    return Wire(
+        link_bytes=size * chosen * (members - 1) / members,
+        network_bytes=size * (nodes - 1) * (1 - (1 - 1 / nodes) ** chosen) if nodes > 1 else 0.0,
+    )
 
 
 @lru_cache(maxsize=4096)
