@@ -33,8 +33,8 @@ def cases(fast: bool) -> Iterator[Case]:
         return
     for name, key in GROUPS.items():
         source = key if name == "a device" else None
-        yield from _cases(f"training: {name}", list(training_folds.left_out(rows, known.like, key)), source)
-    local = training_folds.with_local(rows, known.like)
+        yield from _cases(f"training: {name}", list(training_folds.left_out(rows, known.like, known.values, key)), source)
+    local = training_folds.with_local(rows, known.like, known.values)
     yield from _cases(f"training: a source, {training_folds.NUM_LOCAL} rows of it known", list(local))
 
 

@@ -20,21 +20,21 @@ Array = NDArray[np.float64]
 class Likeness:
     """Standard deviations of what rows share, in logarithms of time; lengths are in factors of e of a job's sizes."""
 
-    group: float = 0.05
-    framework: float = 0.08
-    architecture: float = 0.06
+    group: float = 0.03
+    framework: float = 0.12
+    architecture: float = 0.03
     device: float = 0.05
     framework_architecture: float = 0.06
-    framework_device: float = 0.05
+    framework_device: float = 0.04
     release: float = 0.05  # the same framework and version on the same device
     machine: float = 0.06  # described in the same words
     precision: float = 0.04  # the same framework, architecture and precision
     model: float = 0.05  # the same framework and family of models
-    shape: float = 0.10  # varies with the shape, for one framework and architecture
-    shape_machine: float = 0.12  # and for one machine
+    shape: float = 0.15  # varies with the shape, for one framework and architecture
+    shape_machine: float = 0.18  # and for one machine
     length: float = 1.2
-    local: float = 0.15  # the same place, which is a lab's own: its rows are known to be of one machine and stack
-    shape_local: float = 0.12
+    local: float = 0.10  # the same place, which is a lab's own: its rows are known to be of one machine and stack
+    shape_local: float = 0.08
     noise: float = 0.03
 
 

@@ -110,8 +110,10 @@ def _assemble(
         )  # fmt: skip
 
     micro = _whole(row, "micro_batch")
+    if model.num_expert_layers and not row.get("sharding") and ep is None:
+        sharding = "zero1"  # experts are spread, and what is left fits without sharding weights
     if (tp, pp, cp) == (None, None, None) and devices > 1 and sharding != "zero3":
-        layout = _layout(model, devices, per_node, batch, micro or 1, sharding, lambda lay: build(lay, micro or 1, "full"))
+        layout = _layout(model, devices, per_node, batch, sharding, lambda layout: build(layout, micro or 1, "full"))
         doubts.add(0.08)
     else:
         layout = _stated(row, devices, tp, pp, cp, ep, sharding, batch, micro)
@@ -160,23 +162,26 @@ def _stated(
 
 
 def _layout(
-    model: Model, devices: int, per_node: int, batch: int | None, micro: int, sharding: Sharding,
+    model: Model, devices: int, per_node: int, batch: int | None, sharding: Sharding,
     build: Callable[[Layout], TrainingJob],
 ) -> Layout:  # fmt: skip
     """The layout of fewest parts that fits into memory and leaves no replica without a sequence."""
-    for parts in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+    found = None
+    for parts in (2**power for power in range(9)):
         if parts > devices:
             break
-        tp = min(parts, per_node, 8, model.num_key_value_heads)
+        tp = 1 if model.num_expert_layers else min(parts, per_node, 8, model.num_key_value_heads)
         pp = min(parts // tp, model.num_blocks)
         rest = max(1, devices // (tp * pp))
-        dp = min(rest, max(1, (batch or rest) // 1))
-        cp = max(1, rest // dp)
-        layout = Layout(dp=dp, tp=tp, pp=pp, cp=cp, virtual_stages=1 if pp == 1 else 4, sharding=sharding)
-        job = build(layout)
+        dp = min(rest, batch or rest)
+        found = Layout(
+            dp=dp, tp=tp, pp=pp, cp=max(1, rest // dp), ep=min(64, rest, model.num_experts or 1),
+            virtual_stages=1 if pp == 1 else 4, sharding=sharding,
+        )  # fmt: skip
+        job = build(found)
         if memory_need.training_bytes(job) <= 0.9 * job.cluster.chip.memory_bytes:
-            return layout
-    return layout
+            break
+    return found or Layout(dp=devices)
 
 
 def _usual_virtual_stages(model: Model, stages: int) -> int:
@@ -289,8 +294,8 @@ def _network(row: Row, chip: Chip, per_node: int) -> float | None:
 
 
 def family(model: str) -> str:
-    """Of a model's name the letters at its start: "llama" of "Llama-3.1-8B"; "nemotron" and "deepseek" likewise."""
-    return re.sub(r"[^a-z].*", "", model.lower())
+    """Of a model's name the letters before any digit: "llama" of "Llama-3.1-8B", "gptoss" of "GPT OSS 120B"."""
+    return re.sub(r"[^a-z]", "", re.split(r"[0-9(]", model.lower())[0])
 
 
 def version(framework: str) -> str:

@@ -44,9 +44,11 @@ def measured_rows() -> list[Measured]:
     return [one for one in found if isinstance(one, Measured) and not math.isnan(one.log_step)]
 
 
-def estimator(rows: Sequence[Measured], like: Likeness, values: Values | None = None) -> Estimator:
+def estimator(
+    rows: Sequence[Measured], like: Likeness, values: Values | None = None, start: Values | None = None
+) -> Estimator:
     """Fitted to those rows, without scores and so without intervals."""
-    values = values or training_fit.fit(rows, like)
+    values = values or training_fit.fit(rows, like, start)
     errors = np.array([one.log_step for one in rows]) - training_fit.log_steps(training_fit.table(rows), values)
     return Estimator(
         values=values, like=like, stands=[one.stand for one in rows], sources=[one.row["source_id"] for one in rows],
@@ -67,13 +69,15 @@ def _asked(row: Measured, prediction: Prediction) -> Asked:
     )  # fmt: skip
 
 
-def left_out(rows: Sequence[Measured], like: Likeness, key: Callable[[Measured], str]) -> Iterator[Asked]:
+def left_out(
+    rows: Sequence[Measured], like: Likeness, start: Values, key: Callable[[Measured], str]
+) -> Iterator[Asked]:
     """Each group of rows by the others."""
     names = [key(one) for one in rows]
     for name in sorted(set(names)):
         rest = [one for one, own in zip(rows, names, strict=True) if own != name]
         asked = [one for one, own in zip(rows, names, strict=True) if own == name]
-        yield from ask(estimator(rest, like), asked)
+        yield from ask(estimator(rest, like, start=start), asked)
 
 
 def known_stacks(rows: Sequence[Measured], like: Likeness, values: Values) -> Iterator[Asked]:
@@ -88,14 +92,14 @@ def known_stacks(rows: Sequence[Measured], like: Likeness, values: Values) -> It
         yield from ask(estimator(rest, like, values), asked)
 
 
-def with_local(rows: Sequence[Measured], like: Likeness) -> Iterator[Asked]:
+def with_local(rows: Sequence[Measured], like: Likeness, start: Values) -> Iterator[Asked]:
     """The rest of a source on one device, when ten of its rows there are known and nothing else of the source."""
     draw = random.Random(_SEED)
     for source in sorted({one.row["source_id"] for one in rows}):
         own = [one for one in rows if one.row["source_id"] == source]
         if len(own) < NUM_LOCAL + 3:
             continue
-        known = estimator([one for one in rows if one.row["source_id"] != source], like)
+        known = estimator([one for one in rows if one.row["source_id"] != source], like, start=start)
         for device in sorted({one.stand.device for one in own}):
             there = [one for one in own if one.stand.device == device]
             if len(there) < NUM_LOCAL + 3:

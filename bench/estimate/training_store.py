@@ -25,9 +25,9 @@ def write() -> None:
     known = training_folds.estimator(rows, like)
     asked = {
         "L1": list(training_folds.known_stacks(rows, like, known.values)),
-        "L2": list(training_folds.left_out(rows, like, lambda one: one.row["source_id"])),
-        "L3": list(training_folds.left_out(rows, like, lambda one: one.stand.device)),
-        "L0": list(training_folds.with_local(rows, like)),
+        "L2": list(training_folds.left_out(rows, like, known.values, lambda one: one.row["source_id"])),
+        "L3": list(training_folds.left_out(rows, like, known.values, lambda one: one.stand.device)),
+        "L0": list(training_folds.with_local(rows, like, known.values)),
     }
     names: list[str] = []
     sources = sorted(set(known.sources))
