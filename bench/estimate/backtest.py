@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 STORED = Path(__file__).parent / "coefficients" / "backtest.json"
 WORSE = 0.01  # a median that worsens by more than this is a failure
@@ -76,7 +76,19 @@ def summarize(cases: Iterable[Case]) -> list[Line]:
 def markdown(lines: Sequence[Line]) -> str:
     """The table, with each baseline's median and p90 beside ours."""
     names = list(dict.fromkeys(name for line in lines for name in line.baselines))
-    head = ["left out", "rows", "sources", "median", "p90", "bias", "in 80 %", "in 90 %", "lowest", "90 % factor", *names]
+    head = [
+        "left out",
+        "rows",
+        "sources",
+        "median",
+        "p90",
+        "bias",
+        "in 80 %",
+        "in 90 %",
+        "lowest",
+        "90 % factor",
+        *names,
+    ]
     body = [
         [
             line.group, f"{line.rows:,}", str(line.sources), _percent(line.median), _percent(line.p90),
@@ -91,13 +103,21 @@ def markdown(lines: Sequence[Line]) -> str:
 
 
 def store(lines: Sequence[Line]) -> None:
-    """Keeps the figures that later versions are held to."""
-    STORED.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n", encoding="utf-8")
+    """Keeps the figures that later versions are held to, in place of what was kept of these groups."""
+    groups = {line.group for line in lines}
+    kept = [line for line in _kept() if line["group"] not in groups]
+    text = json.dumps([*kept, *map(asdict, lines)], indent=1)
+    STORED.write_text(text + "\n", encoding="utf-8")
+
+
+def _kept() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else []
+    return found
 
 
 def worsened(lines: Sequence[Line]) -> list[str]:
     """A sentence for each group whose median is worse than the stored one by more than a point."""
-    kept = {line["group"]: line["median"] for line in json.loads(STORED.read_text(encoding="utf-8"))}
+    kept = {line["group"]: line["median"] for line in _kept()}
     return [
         f"{line.group}: the median over sources rose from {_percent(kept[line.group])} to {_percent(line.median)}"
         for line in lines
@@ -129,7 +149,11 @@ def _balanced(sources: Sequence[Sequence[Case]], level: float, baseline: str | N
     """The quantile of the errors of each source, and of these the median."""
     quantiles = []
     for part in sources:
-        errors = [one.error if baseline is None else one.baselines[baseline] for one in part if baseline is None or baseline in one.baselines]
+        errors = [
+            one.error if baseline is None else one.baselines[baseline]
+            for one in part
+            if baseline is None or baseline in one.baselines
+        ]
         if errors:
             quantiles.append(quantile([math.expm1(abs(error)) for error in errors], level))
     return statistics.median(quantiles)
@@ -146,7 +170,11 @@ def _covered(sources: Sequence[Sequence[Case]], key: str) -> float | None:
 
 
 def _median_factor(sources: Sequence[Sequence[Case]]) -> float | None:
-    factors = [statistics.median(one.factor90 for one in part if one.factor90 is not None) for part in sources if any(one.factor90 for one in part)]
+    factors = [
+        statistics.median(one.factor90 for one in part if one.factor90 is not None)
+        for part in sources
+        if any(one.factor90 for one in part)
+    ]
     return statistics.median(factors) if factors else None
 
 

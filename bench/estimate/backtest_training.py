@@ -7,46 +7,62 @@ recomputation and tensor parallelism's traffic included.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from bench.estimate import interval, training_folds, training_rows, work
+from bench.estimate import training_folds, training_rows, work
 from bench.estimate.backtest import Case
-from bench.estimate.interval import Residual
+from bench.estimate.interval import interval
 from bench.estimate.rates import peak_flops_per_s, usual_link_bytes_per_s
 from bench.estimate.training_fit import Measured
 from bench.estimate.training_folds import Asked
+from bench.estimate.training_rows import Estimator
 
-GROUPS: dict[str, Callable[[Measured], str]] = {
-    "a source": lambda one: one.row["source_id"],
-    "a device": lambda one: one.stand.device,
-    "a family of models": lambda one: one.stand.model,
-    "a layout": lambda one: "|".join(one.row.get(key) or "" for key in ("tp", "pp", "cp", "ep")),
-}
+KNOWN_STACKS = "training: configurations of known stacks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What is left out, and whom the errors are balanced over."""
+
+    title: str
+    key: Callable[[Measured], str]
+    by_key: bool = False  # else over sources
+
+
+SOURCE = Group(title="training: a source", key=lambda one: one.row["source_id"])
+DEVICE = Group(title="training: a device, errors by device", key=lambda one: one.stand.device, by_key=True)
+FAMILY = Group(title="training: a family of models", key=lambda one: one.stand.model)
+LAYOUT = Group(title="training: a kind of layout", key=training_folds.kind_of_layout)
+LOCAL = f"training: a source, but for {training_folds.NUM_LOCAL} rows on each device"
 
 
 def cases(fast: bool) -> Iterator[Case]:
     """All groups; with `fast` the configurations of known stacks, whose coefficients are the stored ones."""
     rows, known = training_folds.measured_rows(), training_rows.stored()
-    stacks = list(training_folds.known_stacks(rows, known.like, known.values))
-    yield from _cases("training: configurations of known stacks", stacks)
+    yield from as_cases(KNOWN_STACKS, training_folds.known_stacks(rows, known.like, known.values), known)
     if fast:
         return
-    for name, key in GROUPS.items():
-        source = key if name == "a device" else None
-        yield from _cases(f"training: {name}", list(training_folds.left_out(rows, known.like, known.values, key)), source)
-    local = training_folds.with_local(rows, known.like, known.values)
-    yield from _cases(f"training: a source, {training_folds.NUM_LOCAL} rows of it known", list(local))
+    for group in (SOURCE, DEVICE, FAMILY, LAYOUT):
+        asked = training_folds.left_out(rows, known.like, known.values, group.key)
+        yield from as_cases(group.title, asked, known, group.key if group.by_key else None)
+    yield from as_cases(LOCAL, training_folds.with_local(rows, known.like, known.values), known)
 
 
-def _cases(group: str, asked: Iterable[Asked], source: Callable[[Measured], str] | None = None) -> Iterator[Case]:
-    """With intervals from the stored scores of the other sources."""
-    known = training_rows.stored()
+def as_cases(
+    title: str, asked: Iterable[Asked], known: Estimator, balanced: Callable[[Measured], str] | None = None
+) -> Iterator[Case]:
+    """With intervals from the scores of other sources alone."""
+    units = {
+        (evidence, source): interval([one for one in scores if one.source != source], 1.0)
+        for evidence, scores in known.scores.items()
+        for source in {"", *(one.source for one in scores)}
+    }
     for one in asked:
-        scores: list[Residual] = [score for score in known.scores.get(one.evidence, []) if score.source != one.source]
-        bounds = interval.interval(scores, one.sigma)
+        unit = units.get((one.evidence, one.source), units.get((one.evidence, "")))
+        wide = unit.factor90 if unit else None
         yield Case(
-            group=group, source=source(one.row) if source else one.source, error=one.error,
-            factor80=bounds.factor80 if bounds else None, factor90=bounds.factor90 if bounds else None,
+            group=title, source=balanced(one.row) if balanced else one.source, error=one.error,
+            factor80=unit.factor80**one.sigma if unit else None, factor90=wide**one.sigma if wide else None,
             baselines=baselines(one.row),
         )  # fmt: skip
 
@@ -60,10 +76,11 @@ def baselines(row: Measured) -> dict[str, float]:
     done = work.of(job)
     bare = work.of(replace(job, recompute="none"))
     tensor = (done.tensor_link_bytes + done.tensor_network_bytes) / usual_link_bytes_per_s(chip)
+    layers = max(_flops(done) / (0.5 * peak), _bytes(done) / (0.9 * bandwidth))
     steps = {
         "6ND at 40 %": 6 * job.model.active_parameters * tokens / (0.4 * peak),
         "roofline": bare.microbatches * max(_flops(bare) / peak, _bytes(bare) / bandwidth),
-        "llm-analysis": done.microbatches * (max(_flops(done) / (0.5 * peak), _bytes(done) / (0.9 * bandwidth)) + tensor),
+        "llm-analysis": done.microbatches * (layers + tensor),
     }
     return {name: math.log(step) - row.log_step for name, step in steps.items()}
 

@@ -24,11 +24,18 @@ class Habits:
     sequence_parallel: bool = True  # where products are split: since 2022 in Megatron-LM (Korthikanti et al.)
 
 
+_DEEPSPEED = Habits(
+    framework="megatron-deepspeed", group="megatron", attention="unfused", recompute="full", sequence_parallel=False
+)
+_MEGATRON_V1 = Habits(
+    framework="megatron-v1", group="megatron", attention="unfused", recompute="full", sequence_parallel=False
+)
+_NEMO = Habits(framework="megatron-nemo", group="megatron", sharding="zero1")
 _KNOWN: tuple[tuple[str, Habits], ...] = (
-    (r"megatron.?deepspeed|megatron.?lm \+ deepspeed", Habits(framework="megatron-deepspeed", group="megatron", attention="unfused", recompute="full", sequence_parallel=False)),
+    (r"megatron.?deepspeed|megatron.?lm \+ deepspeed", _DEEPSPEED),
     (r"accelerate", Habits(framework="megatron-accelerate", group="megatron", attention="unfused")),
-    (r"megatron.?(lm )?v1", Habits(framework="megatron-v1", group="megatron", attention="unfused", recompute="full", sequence_parallel=False)),
-    (r"megatron.?bridge|nemo|nvidia release|ngc|nvidia pytorch", Habits(framework="megatron-nemo", group="megatron", sharding="zero1")),
+    (r"megatron.?(lm )?v1", _MEGATRON_V1),
+    (r"megatron.?bridge|nemo|nvidia release|ngc|nvidia pytorch", _NEMO),
     (r"megatron", Habits(framework="megatron-lm", group="megatron", sharding="zero1")),
     (r"internevo|internlm", Habits(framework="internevo", group="megatron", sharding="zero1")),
     (r"neuron", Habits(framework="neuron", group="xla", sharding="zero1")),

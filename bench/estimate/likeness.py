@@ -57,7 +57,10 @@ class Stand:
 
 def covariance(a: Sequence[Stand], b: Sequence[Stand], like: Likeness) -> Array:
     """Of the errors of each row of `a` with each of `b`, without noise."""
-    same = {key: _same(a, b, key) for key in ("group", "framework", "architecture", "device", "machine", "precision", "model", "place")}
+    same = {
+        key: _same(a, b, key)
+        for key in ("group", "framework", "architecture", "device", "machine", "precision", "model", "place")
+    }
     framework, architecture, device = same["framework"], same["architecture"], same["device"]
     place = same["place"]
     both = framework * architecture
@@ -120,7 +123,8 @@ def _same(a: Sequence[Stand], b: Sequence[Stand], key: str) -> Array:
     codes: dict[str, int] = {"": -1}
     left = np.array([codes.setdefault(getattr(row, key), len(codes)) for row in a])
     right = np.array([codes.setdefault(getattr(row, key), len(codes)) for row in b])
-    return ((left[:, None] == right[None, :]) & (left[:, None] >= 0)).astype(float)
+    same = (left[:, None] == right[None, :]) & (left[:, None] >= 0)
+    return np.asarray(same, dtype=np.float64)
 
 
 def _near(a: Sequence[Stand], b: Sequence[Stand], length: float) -> Array:

@@ -11,8 +11,8 @@ from bench.chip import Chip
 
 # Where a device has no rate for a type, the product runs in the next type that it has: V100 has no bf16, A100 no fp8.
 _FALLBACK = {
-    "fp4": ("fp8", "int8", "bf16", "fp16"),
-    "fp8": ("int8", "bf16", "fp16"),
+    "fp4": ("fp8", "bf16", "fp16"),
+    "fp8": ("bf16", "fp16"),
     "bf16": ("fp16", "fp32"),
     "fp16": ("bf16", "fp32"),
     "tf32": ("fp32", "bf16"),
@@ -59,10 +59,11 @@ class DeviceRates:
 
     def at(self, precision: str) -> Speeds:
         """The rates for a job of that precision."""
+        half = precision if precision in ("fp32", "tf32") else "bf16"
         return Speeds(
-            matmul_flops_per_s=_of(self.matmul_flops_per_s, precision),
+            matmul_flops_per_s=self.matmul_flops_per_s[runs_in(self.matmul_flops_per_s, precision)],
             attention_flops_per_s=self.attention_flops_per_s,
-            half_flops_per_s=_of(self.matmul_flops_per_s, precision if precision in ("fp32", "tf32") else "bf16"),
+            half_flops_per_s=self.matmul_flops_per_s[runs_in(self.matmul_flops_per_s, half)],
             memory_bytes_per_s=self.memory_bytes_per_s,
             optimizer_bytes_per_s=self.optimizer_bytes_per_s,
             link_bytes_per_s=self.link_bytes_per_s,
@@ -94,7 +95,9 @@ def from_chip(
     network = network_bytes_per_s or usual_network_bytes_per_s(chip)
     return DeviceRates(
         matmul_flops_per_s={
-            precision: peak_flops_per_s(chip, precision) * fraction for precision, fraction in fractions.matmul.items()
+            precision: chip.flops_per_s[precision] * fraction
+            for precision, fraction in fractions.matmul.items()
+            if precision in chip.flops_per_s
         },
         attention_flops_per_s=peak_flops_per_s(chip, "bf16") * fractions.attention,
         memory_bytes_per_s=chip.memory_bytes_per_s * fractions.memory,
@@ -107,8 +110,13 @@ def from_chip(
 
 
 def peak_flops_per_s(chip: Chip, precision: str) -> float:
-    """The datasheet's dense peak for that precision, or for the type that the product would run in instead."""
-    return _of(chip.flops_per_s, precision)
+    """The datasheet's dense peak of the type that a product of that precision runs in."""
+    return chip.flops_per_s[runs_in(chip.flops_per_s, precision)]
+
+
+def runs_in(rates: Mapping[str, float], precision: str) -> str:
+    """The type that a product of that precision runs in, of those that there are rates for."""
+    return next((name for name in (precision, *_FALLBACK.get(precision, ()), *_HALF) if name in rates), min(rates))
 
 
 def usual_link_bytes_per_s(chip: Chip) -> float:
@@ -121,10 +129,3 @@ def usual_link_bytes_per_s(chip: Chip) -> float:
 def usual_network_bytes_per_s(chip: Chip) -> float:
     """What such a device has to other nodes, where nobody says."""
     return next((rate for name, rate in _NETWORK.items() if chip.architecture.startswith(name)), _OTHER_NETWORK)
-
-
-def _of(rates: Mapping[str, float], precision: str) -> float:
-    for name in (precision, *_FALLBACK.get(precision, ()), *_HALF):
-        if name in rates:
-            return rates[name]
-    return max(rates.values())

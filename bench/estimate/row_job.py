@@ -77,9 +77,7 @@ def resolve(name: str, memory_gb: float | None) -> Chip:
     return catalog.resolve(name, memory_gb)
 
 
-def _assemble(
-    row: Row, chip: Chip, model: Model, devices: int, habits: frameworks.Habits, doubts: _Doubts
-) -> RowJob:
+def _assemble(row: Row, chip: Chip, model: Model, devices: int, habits: frameworks.Habits, doubts: _Doubts) -> RowJob:
     seq = _whole(row, "seq_len")
     if seq is None:
         seq = _USUAL_SEQ if habits.framework != "megatron-v1" else 1024
@@ -95,7 +93,9 @@ def _assemble(
         framework=habits.framework or "unknown",
         version=version(row.get("framework") or ""),
         attention=frameworks.attention(row.get("attn_impl") or "", row.get("framework") or ""),
-        compiled=True if re.search(r"compile|inductor", (row.get("framework") or "") + (row.get("attn_impl") or "")) else None,
+        compiled=True
+        if re.search(r"compile|inductor", (row.get("framework") or "") + (row.get("attn_impl") or ""))
+        else None,
     )
     sharding = _sharding(row, habits, devices, doubts)
     cluster = Cluster(

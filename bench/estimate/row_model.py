@@ -1,6 +1,6 @@
 """Row to model: the shape that a row of published measurements is about, from what the row gives.
 
-The catalog first, by name, since it knows shared experts, first dense layers and latent attention, which no column
+The catalog first, by name, for it knows shared experts, first dense layers and latent attention, which no column
 gives. Then the row's own columns. Then a shape of usual proportions with as many parameters. `doubt` says how much
 wider an estimate must be for it, as a standard deviation of the logarithm.
 """
@@ -16,8 +16,8 @@ from bench.estimate.published import Row, number
 
 _USUAL_VOCABULARY = 51_200  # GPT-2's table, padded as Megatron-LM pads it
 # Models whose shape nobody published in a form that the catalog reads, by total and active parameters. Nemotron 3:
-# NVIDIA's model cards for Nano; for the others the active ones are what NVIDIA's own table (Megatron-Bridge, performance
-# summary) prints as FLOP/s over tokens/s, a sixth of it, and the totals are those in their names or announcements.
+# NVIDIA's model cards for Nano; for the others the active ones are a sixth of what NVIDIA's own table (Megatron-Bridge,
+# performance summary) prints as FLOP/s over tokens/s, and the totals are those in their names or announcements.
 _SIZES = {
     "nemotron3nano": (31.6e9, 3.6e9),
     "nemotron35light": (31.6e9, 4.6e9),
@@ -121,7 +121,11 @@ def _named(name: str) -> Model | None:
         return None
     known = {_plain(one): one for one in catalog.names()}
     # "Llama-3-8B" has the shape of 3.1; what stands in brackets or after them is a note.
-    variants = (plain, plain.replace("llama3", "llama31") if "llama31" not in plain else plain, _plain(name.split("(")[0]))
+    variants = (
+        plain,
+        plain.replace("llama3", "llama31") if "llama31" not in plain else plain,
+        _plain(name.split("(")[0]),
+    )
     found = next((known[one] for one in variants if one in known), None)
     return catalog.find(found) if found else None
 

@@ -1,10 +1,10 @@
 """Training: how long one step takes, term by term.
 
-    step = (m + bubble) · microbatch + exposed reductions + optimizer + fixed part,   all times 1 + lateness · log2(nodes)
+    step = (m + bubble) · microbatch + exposed reductions + optimizer + fixed part, all times 1 + lateness · log2(nodes)
     microbatch = max(device, host) + exposed gathers,   device = products + attention + streams + exposed collectives
 
 `work` says what is to be done, `DeviceRates` how fast the device does it, `Coefficients` what neither says: how much of
-the communication hides behind arithmetic, how many bytes fusion saves. Both are fitted to published steps (training_fit).
+the communication hides behind arithmetic, how many bytes fusion saves. Both are fitted to published steps.
 A maximum is a smooth one, (a^4 + b^4)^(1/4): work that overlaps never does so perfectly. It also keeps every term
 monotone: more work is never faster and a faster device never slower.
 """
@@ -26,7 +26,9 @@ class Coefficients:
     """What is fitted besides the rates. Times are seconds, the rest are factors and shares."""
 
     edge_k: float  # K at which half of a product's time is its edge
-    wave_flops: float  # for each unit of K, the FLOPs that half a wave of tiles leaves idle: columns · rows · processors
+    wave_flops: (
+        float  # for each unit of K, the FLOPs that half a wave of tiles leaves idle: columns · rows · processors
+    )
     edge_seq: float  # sequence at which fused attention reaches half its rate
     stream: float  # bytes of norms and activations, as against the count of `work`
     unfused: float  # bytes of scores, likewise

@@ -1,15 +1,16 @@
 """Fit of the training estimator: coefficients and errors from the published steps that can be trusted.
 
 The coefficients maximise their posterior: errors of the logarithm are normal with the covariance of likeness.py, which
-keeps a source with a thousand rows from outvoting the others, and each coefficient has a prior, wide around what physics
-and datasheets let expect, so that what no row varies stays where it was. `python -m bench.estimate.training_fit` writes
+keeps a source of a thousand rows from outvoting the others, and each coefficient has a prior, wide around what physics
+and datasheets let expect, so that what no row varies stays where it was. training_store.py writes
 coefficients/training.json.
 """
 
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from bench.estimate.rates import (
     Fractions,
     Speeds,
     peak_flops_per_s,
+    runs_in,
     usual_link_bytes_per_s,
     usual_network_bytes_per_s,
 )
@@ -91,38 +93,55 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows as arrays, for formulas that take all at once."""
+    """Rows as arrays, for formulas that take all at once: their work, and the peaks of their devices."""
 
     work: Work
-    peaks: dict[str, Array]
     traits: Traits
-    precisions: list[str]
+    matmul: Array
+    half: Array
+    attention: Array
+    memory: Array
+    link: Array
+    network: Array
+    precisions: list[str]  # of each row's products, as `PRIORS` names them
+    halves: list[str]  # and of those that stay in 16 bits
     generations: list[str]
 
 
+def understood(row: Row) -> Measured | str:
+    """A row with its job and no figure, or the reason why it has none. What was measured is not looked at."""
+    job = row_job.of(row)
+    return job if isinstance(job, str) else Measured(row=row, understood=job, stand=stand(row, job), log_step=math.nan)
+
+
 def measured(row: Row) -> Measured | str:
-    """A row with its job, or the reason why it has none."""
-    understood = row_job.of(row)
-    if isinstance(understood, str):
-        return understood
-    return Measured(row=row, understood=understood, stand=stand(row, understood), log_step=_log_step(row, understood))
+    """A row with its job and its figure, or the reason why it lacks either."""
+    found = understood(row)
+    if isinstance(found, str):
+        return found
+    log_step = _log_step(row, found.understood)
+    return "the row gives no step" if math.isnan(log_step) else replace(found, log_step=log_step)
 
 
 def _log_step(row: Row, understood: row_job.RowJob) -> float:
     """Of the seconds of the job's step: as given, from tokens per second, or from FLOP/s by the source's convention."""
     job = understood.job
-    step, speed = number(row, "step_time_s"), number(row, "tok_s_gpu")
+    step, speed, rate = (_positive(row, column) for column in ("step_time_s", "tok_s_gpu", "tflops_gpu"))
     if speed:
         return math.log(job.global_batch * job.seq / job.cluster.num_devices / speed)
     if step and understood.has_batch:
         return math.log(step)
-    rate = number(row, "tflops_gpu")
     if rate and "maxtext pre-2025" in (row.get("flops_convention") or "").lower():
         # 6 N and attention of all pairs, 12·L·d·s, forward and backward.
         model = job.model
         flops = 6 * model.matmul_parameters + 12 * model.num_blocks * model.query_size * job.seq
         return math.log(flops * job.global_batch * job.seq / job.cluster.num_devices / (rate * 1e12))
     return math.nan
+
+
+def _positive(row: Row, column: str) -> float | None:
+    value = number(row, column)
+    return value if value and 0 < value < math.inf else None
 
 
 def stand(row: Row, understood: row_job.RowJob) -> Stand:
@@ -157,44 +176,47 @@ def _extra_noise(row: Row) -> float:
 def table(rows: Sequence[Measured]) -> Table:
     """The rows' work and peaks as arrays."""
     jobs = [one.understood.job for one in rows]
-    works = [work.of(job) for job in jobs]
-    columns = {field.name: np.array([getattr(one, field.name) for one in works]) for field in fields(Work)}
-    chips = [job.cluster.chip for job in jobs]
-    peaks = {
-        "matmul": np.array([peak_flops_per_s(job.cluster.chip, job.precision) for job in jobs]),
-        "half": np.array(
-            [peak_flops_per_s(job.cluster.chip, "fp32" if job.precision == "fp32" else "bf16") for job in jobs]
-        ),
-        "attention": np.array([peak_flops_per_s(chip, "bf16") for chip in chips]),
-        "memory": np.array([chip.memory_bytes_per_s for chip in chips]),
-        "link": np.array([job.cluster.link_bytes_per_s or usual_link_bytes_per_s(job.cluster.chip) for job in jobs]),
-        "network": np.array([job.cluster.network_bytes_per_s or usual_network_bytes_per_s(job.cluster.chip) for job in jobs]),
-    }  # fmt: skip
-    traits = [training.traits(job) for job in jobs]
+    works, traits = [work.of(job) for job in jobs], [training.traits(job) for job in jobs]
+    half = ["fp32" if job.precision == "fp32" else "bf16" for job in jobs]
+    clusters = [job.cluster for job in jobs]
+    chips = [cluster.chip for cluster in clusters]
+    runs = [runs_in(chip.flops_per_s, job.precision) for chip, job in zip(chips, jobs, strict=True)]
+    links = [cluster.link_bytes_per_s or usual_link_bytes_per_s(cluster.chip) for cluster in clusters]
+    networks = [cluster.network_bytes_per_s or usual_network_bytes_per_s(cluster.chip) for cluster in clusters]
     return Table(
-        work=Work(**columns),
-        peaks=peaks,
-        traits=Traits(**{field.name: np.array([getattr(one, field.name) for one in traits]) for field in fields(Traits)}),
-        precisions=[_PRECISIONS[job.precision] for job in jobs],
+        work=Work(**_columns(works, Work)),
+        traits=Traits(**_columns(traits, Traits)),
+        matmul=np.array([chip.flops_per_s[one] for chip, one in zip(chips, runs, strict=True)]),
+        half=np.array([peak_flops_per_s(chip, one) for chip, one in zip(chips, half, strict=True)]),
+        attention=np.array([peak_flops_per_s(chip, "bf16") for chip in chips]),
+        memory=np.array([chip.memory_bytes_per_s for chip in chips]),
+        link=np.array(links),
+        network=np.array(networks),
+        precisions=[_PRECISIONS[one] for one in runs],
+        halves=half,
         generations=[generation(chip) for chip in chips],
     )
 
 
+def _columns(rows: Sequence[Any], kind: type) -> dict[str, Any]:
+    """Each field of a dataclass as the array of what the rows have there."""
+    return {field.name: np.array([getattr(one, field.name) for one in rows]) for field in fields(kind)}
+
+
 def speeds(rows: Table, values: Values) -> Speeds:
     """Peaks times fractions, for each row."""
-    of_generation = np.array([values.get(f"matmul {one}", 1.0) for one in rows.generations])
-    matmul = np.array([values[one] for one in rows.precisions]) * of_generation
-    half = np.array([values["fp32" if one == "fp32" else "bf16"] for one in rows.precisions]) * of_generation
-    peaks = rows.peaks
-    return Speeds(
-        matmul_flops_per_s=peaks["matmul"] * matmul, 
-        attention_flops_per_s=peaks["attention"] * values["attention"]
-        * np.array([values.get(f"attention {one}", 1.0) for one in rows.generations]),
-        half_flops_per_s=peaks["half"] * half, memory_bytes_per_s=peaks["memory"] * values["memory"],
-        optimizer_bytes_per_s=peaks["memory"] * values["optimizer"], link_bytes_per_s=peaks["link"] * values["link"],
-        network_bytes_per_s=peaks["network"] * values["network"], launch_s=values["launch_s"],
-        kernel_s=values["kernel_s"],
-    )  # type: ignore[arg-type]  # fmt: skip
+    matmul = np.array([values.get(f"matmul {one}", 1.0) for one in rows.generations])
+    attention = np.array([values.get(f"attention {one}", 1.0) for one in rows.generations])
+    rates: dict[str, Any] = {
+        "matmul_flops_per_s": rows.matmul * matmul * np.array([values[one] for one in rows.precisions]),
+        "half_flops_per_s": rows.half * matmul * np.array([values[one] for one in rows.halves]),
+        "attention_flops_per_s": rows.attention * attention * values["attention"],
+        "memory_bytes_per_s": rows.memory * values["memory"],
+        "optimizer_bytes_per_s": rows.memory * values["optimizer"],
+        "link_bytes_per_s": rows.link * values["link"],
+        "network_bytes_per_s": rows.network * values["network"],
+    }
+    return Speeds(launch_s=values["launch_s"], kernel_s=values["kernel_s"], **rates)
 
 
 def coefficients(values: Values) -> Coefficients:

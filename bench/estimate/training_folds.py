@@ -35,13 +35,14 @@ class Asked:
 
     @property
     def source(self) -> str:
+        """Who measured it."""
         return self.row.row["source_id"]
 
 
 def measured_rows() -> list[Measured]:
     """Every trusted row that has a step."""
     found = map(training_fit.measured, published.rows("training"))
-    return [one for one in found if isinstance(one, Measured) and not math.isnan(one.log_step)]
+    return [one for one in found if isinstance(one, Measured)]
 
 
 def estimator(
@@ -81,10 +82,13 @@ def left_out(
 
 
 def known_stacks(rows: Sequence[Measured], like: Likeness, values: Values) -> Iterator[Asked]:
-    """A fifth of each source's configurations by the others. The coefficients are those of all rows: two dozen numbers
-    do not remember a row, while likeness does, and it forgets here."""
+    """A fifth of the configurations by the others.
+
+    The coefficients are those of all rows: some forty numbers do not remember a row, while likeness does, and it
+    forgets here.
+    """
     configurations = sorted({configuration(one) for one in rows})
-    random.Random(_SEED).shuffle(configurations)
+    random.Random(_SEED).shuffle(configurations)  # noqa: S311  # folds, no secret
     fold = {name: index % _FOLDS for index, name in enumerate(configurations)}
     for index in range(_FOLDS):
         rest = [one for one in rows if fold[configuration(one)] != index]
@@ -94,7 +98,7 @@ def known_stacks(rows: Sequence[Measured], like: Likeness, values: Values) -> It
 
 def with_local(rows: Sequence[Measured], like: Likeness, start: Values) -> Iterator[Asked]:
     """The rest of a source on one device, when ten of its rows there are known and nothing else of the source."""
-    draw = random.Random(_SEED)
+    draw = random.Random(_SEED)  # noqa: S311  # a draw of rows, no secret
     for source in sorted({one.row["source_id"] for one in rows}):
         own = [one for one in rows if one.row["source_id"] == source]
         if len(own) < NUM_LOCAL + 3:
@@ -114,5 +118,25 @@ def with_local(rows: Sequence[Measured], like: Likeness, start: Values) -> Itera
 def configuration(one: Measured) -> str:
     """What a repeat of a row has in common with it: everything but the release and the day."""
     row = one.row
-    keys = ("source_id", "device", "model", "seq_len", "gbs_tokens", "micro_batch", "precision", "n_gpus", "tp", "pp", "cp", "ep")
+    keys = (
+        "source_id",
+        "device",
+        "model",
+        "seq_len",
+        "gbs_tokens",
+        "micro_batch",
+        "precision",
+        "n_gpus",
+        "tp",
+        "pp",
+        "cp",
+        "ep",
+    )
     return "|".join((row.get(key) or "") for key in keys)
+
+
+def kind_of_layout(one: Measured) -> str:
+    """Which kinds of parallelism it combines."""
+    layout = one.understood.job.layout
+    sizes = {"tp": layout.tp, "pp": layout.pp, "cp": layout.cp, "ep": layout.ep}
+    return "+".join([name for name, size in sizes.items() if size > 1] or ["dp"])

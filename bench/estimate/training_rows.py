@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from bench.estimate import frameworks, interval, row_job, training, training_fit
 from bench.estimate.interval import Residual
 from bench.estimate.job import TrainingJob
 from bench.estimate.likeness import Array, Likeness, Process, Stand
-from bench.estimate.prediction import Evidence, Prediction, Term, refused
+from bench.estimate.prediction import Evidence, Interval, Prediction, Term, refused
 from bench.estimate.published import Row
 from bench.estimate.rates import DeviceRates, from_chip
 from bench.estimate.training_fit import Measured, Values
@@ -25,7 +25,8 @@ from bench.estimate.training_fit import Measured, Values
 STORED = Path(__file__).parent / "coefficients" / "training.json"
 # What a share of the step in each term adds to the estimate's sigma: these are the least known.
 _SHAKY = {
-    "launch": 0.20, "latency": 0.30, "tensor parallel": 0.25, "expert exchange": 0.30, "context parallel": 0.30, "sharded weights": 0.30,
+    "launch": 0.20, "latency": 0.30, "tensor parallel": 0.25, "expert exchange": 0.30, "context parallel": 0.30,
+    "sharded weights": 0.30,
     "gradient reduction": 0.30, "between stages": 0.30, "pipeline bubble": 0.10, "fixed": 0.30, "optimizer": 0.20,
 }  # fmt: skip
 
@@ -43,10 +44,29 @@ class Estimator:
     ships: bool = False  # with the package
     accuracy: dict[str, tuple[float, float]]  # median and 90th percentile of the errors of each class
 
-    @property
+    @cached_property
+    def measured(self) -> dict[tuple[str, str], str]:
+        """How many rows and sources there are of a device and framework; "" stands for any."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for stand, source in zip(self.stands, self.sources, strict=True):
+            for key in ((stand.device, stand.framework), (stand.device, ""), ("", "")):
+                found.setdefault(key, []).append(source)
+        return {key: _rows_of_sources(sources) for key, sources in found.items()}
+
+    @cached_property
+    def units(self) -> dict[str, Interval | None]:
+        """Of each class the interval at a sigma of 1; at another it is this to the power of sigma."""
+        return {name: interval.interval(scores, 1.0) for name, scores in self.scores.items()}
+
+    @cached_property
     def coefficients(self) -> training.Coefficients:
         """Those that are no rates."""
         return training_fit.coefficients(self.values)
+
+
+def _rows_of_sources(sources: Sequence[str]) -> str:
+    num = len(set(sources))
+    return f"{len(sources):,} published row{'s' * (len(sources) > 1)} of {num} source{'s' * (num > 1)}"
 
 
 @cache
@@ -78,8 +98,8 @@ NAMED = ("group", "framework", "architecture", "device", "version", "machine", "
 
 def predict(rows: Sequence[Row], local: Sequence[Row]) -> list[Prediction]:
     """A prediction for each row, in order; `local` are rows with figures, of the same machines and stacks."""
-    own = [one for one in map(training_fit.measured, local) if isinstance(one, Measured) and not math.isnan(one.log_step)]
-    return estimate([training_fit.measured(row) for row in rows], own, stored())
+    own = [one for one in map(training_fit.measured, local) if isinstance(one, Measured)]
+    return estimate([training_fit.understood(row) for row in rows], own, stored())
 
 
 def estimate(rows: Sequence[Measured | str], local: Sequence[Measured], known: Estimator) -> list[Prediction]:
@@ -91,13 +111,11 @@ def estimate(rows: Sequence[Measured | str], local: Sequence[Measured], known: E
     stands = [replace(one.stand, place=_place(one) if _place(one) in places else "") for one in asked]
     process = _process(known, local)
     table = training_fit.table(asked)
-    parts = training.seconds(
-        table.work, training_fit.speeds(table, known.values), known.coefficients, table.traits
-    )
-    steps = np.asarray(sum(parts.values()))
+    parts = training.seconds(table.work, training_fit.speeds(table, known.values), known.coefficients, table.traits)
+    columns = {name: np.broadcast_to(part, len(asked)).tolist() for name, part in parts.items()}
     means, deviations = process.expect(stands)
     numbers = iter(
-        _prediction(one, stand, {name: float(np.broadcast_to(part, steps.shape)[index]) for name, part in parts.items()},
+        _prediction(one, stand, {name: column[index] for name, column in columns.items()},
                     float(means[index]), float(deviations[index]), known, len(local))
         for index, (one, stand) in enumerate(zip(asked, stands, strict=True))
     )  # fmt: skip
@@ -124,7 +142,8 @@ def _place(one: Measured) -> str:
 
 
 def _prediction(
-    one: Measured, stand: Stand, parts: dict[str, float], mean: float, deviation: float, known: Estimator, num_local: int
+    one: Measured, stand: Stand, parts: dict[str, float], mean: float, deviation: float,
+    known: Estimator, num_local: int,
 ) -> Prediction:  # fmt: skip
     job = one.understood.job
     factor = math.exp(mean)
@@ -137,12 +156,20 @@ def _prediction(
     return Prediction(
         values=values,
         main=next(iter(values)),
-        interval=interval.interval(known.scores.get(evidence, []), sigma),
+        interval=_interval(known, evidence, sigma),
         sigma=sigma,
         evidence=evidence,
         basis=basis(stand, evidence, known, num_local),
         terms=tuple(Term(name=name, seconds=factor * part) for name, part in parts.items() if part > 0),
     )
+
+
+def _interval(known: Estimator, evidence: Evidence, sigma: float) -> Interval | None:
+    unit = known.units.get(evidence)
+    if unit is None:
+        return None
+    wide = unit.factor90
+    return Interval(factor80=unit.factor80**sigma, factor90=None if wide is None else wide**sigma)
 
 
 def total_sigma(deviation: float, doubt: float, parts: dict[str, float]) -> float:
@@ -153,34 +180,27 @@ def total_sigma(deviation: float, doubt: float, parts: dict[str, float]) -> floa
 
 
 def evidence_of(stand: Stand, known: Estimator) -> Evidence:
-    """L0 with rows of one's own; L1 where device and framework were measured together; L2 where a relative was."""
+    """L0 with rows of one's own; L1 where device and framework were measured together; L2 where the device was."""
     if stand.place:
         return "L0"
-    if stand.framework and any(
-        one.device == stand.device and one.framework == stand.framework for one in known.stands
-    ):
+    if stand.framework and (stand.device, stand.framework) in known.measured:
         return "L1"
-    if any(one.device == stand.device for one in known.stands):
-        return "L2"
-    return "L3"
+    return "L2" if (stand.device, "") in known.measured else "L3"
 
 
 def basis(stand: Stand, evidence: Evidence, known: Estimator, num_local: int) -> str:
     """In one sentence, what stands behind the estimate."""
-    def measured_with(**wanted: str) -> str:
-        alike = [source for one, source in zip(known.stands, known.sources, strict=True) if all(getattr(one, key) == value for key, value in wanted.items())]
-        return f"{len(alike):,} rows of {len(set(alike))} sources" if alike else ""
-
-    everything = f"{len(known.stands):,} published steps of {len(set(known.sources))} sources"
+    both, device = known.measured.get((stand.device, stand.framework)), known.measured.get((stand.device, ""))
     near = {
-        "L0": f"{num_local} own rows of this machine and stack",
-        "L1": f"{measured_with(device=stand.device, framework=stand.framework)} with {stand.framework} on {stand.device}",
-        "L2": f"{measured_with(device=stand.device)} on {stand.device}, none with this stack",
-        "L3": f"no machine with {stand.device} has been measured",
+        "L0": f"{num_local} own rows",
+        "L1": f"{both} with {stand.framework} on {stand.device}",
+        "L2": f"{device} on {stand.device}, none with this stack",
+        "L3": f"datasheet alone, no machine with {stand.device} has been measured",
     }[evidence]
-    found = known.accuracy.get(evidence)
-    tested = f"; back-test of {evidence}: median error {100 * found[0]:.0f} %, p90 {100 * found[1]:.0f} %" if found else ""
-    return f"{evidence}: {near}; physics fitted to {everything}{tested}"
+    text = f"{near}; physics fitted to {known.measured[('', '')]}"
+    if found := known.accuracy.get(evidence):
+        text += f"; back-test of {evidence}: median error {100 * found[0]:.0f} %, p90 {100 * found[1]:.0f} %"
+    return text
 
 
 def predict_job(
@@ -194,7 +214,8 @@ def predict_job(
     known = stored()
     habits = frameworks.habits(job.stack.framework)
     understood = row_job.RowJob(
-        job=job, device=job.cluster.chip.name, habits=habits, family=row_job.family(job.model.name), doubt=doubt, has_batch=True
+        job=job, device=job.cluster.chip.name, habits=habits, family=row_job.family(job.model.name), doubt=doubt,
+        has_batch=True,
     )  # fmt: skip
     stand = training_fit.stand({}, understood)
     used = rates or chip_rates(job)

@@ -11,44 +11,61 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.estimate import backtest, training_folds
+from bench.estimate import backtest, backtest_training, training_folds, training_rows
 from bench.estimate.likeness import Likeness
+from bench.estimate.prediction import Evidence
 from bench.estimate.training_folds import Asked
-from bench.estimate.training_rows import NAMED, STORED
+from bench.estimate.training_rows import NAMED, STORED, Estimator
 
 _SCORES = 40  # of each source, by rank: enough for its quantiles
 
 
 def write() -> None:
-    """Fits, back-tests and stores."""
+    """Fits, back-tests and stores, the figures of the back-test as well."""
     rows, like = training_folds.measured_rows(), Likeness()
     known = training_folds.estimator(rows, like)
-    asked = {
-        "L1": list(training_folds.known_stacks(rows, like, known.values)),
-        "L2": list(training_folds.left_out(rows, like, known.values, lambda one: one.row["source_id"])),
-        "L3": list(training_folds.left_out(rows, like, known.values, lambda one: one.stand.device)),
-        "L0": list(training_folds.with_local(rows, like, known.values)),
-    }
+    stacks = list(training_folds.known_stacks(rows, like, known.values))
+    groups = (backtest_training.SOURCE, backtest_training.DEVICE, backtest_training.FAMILY, backtest_training.LAYOUT)
+    source, device, family, layout = (
+        list(training_folds.left_out(rows, like, known.values, group.key)) for group in groups
+    )
+    local = list(training_folds.with_local(rows, like, known.values))
+    _write(known, {"L0": local, "L1": stacks, "L2": source, "L3": device})
+    training_rows.stored.cache_clear()
+    stored = training_rows.stored()
+    cases = [
+        *backtest_training.as_cases(backtest_training.KNOWN_STACKS, stacks, stored),
+        *backtest_training.as_cases(groups[0].title, source, stored),
+        *backtest_training.as_cases(groups[1].title, device, stored, groups[1].key),
+        *backtest_training.as_cases(groups[2].title, family, stored),
+        *backtest_training.as_cases(groups[3].title, layout, stored),
+        *backtest_training.as_cases(backtest_training.LOCAL, local, stored),
+    ]
+    lines = backtest.summarize(cases)
+    backtest.store(lines)
+    sys.stdout.write(backtest.markdown(lines))
+
+
+def _write(known: Estimator, asked: dict[Evidence, list[Asked]]) -> None:
     names: list[str] = []
     sources = sorted(set(known.sources))
-    codes = [[_code(names, getattr(stand, key)) for key in NAMED] for stand in known.stands]
     kept = {
         "made_from": made_from(),
         "values": {name: float(f"{value:.5g}") for name, value in known.values.items()},
-        "likeness": asdict(like),
+        "likeness": asdict(known.like),
         "scores": {name: _scores(found) for name, found in sorted(asked.items())},
         "accuracy": {name: _accuracy(found) for name, found in sorted(asked.items())},
         "sources": sources,
-        "names": names,
         "rows": {
-            "codes": codes,
+            "codes": [[_code(names, getattr(stand, key)) for key in NAMED] for stand in known.stands],
             "shape": [[round(one, 3) for one in stand.shape] for stand in known.stands],
             "noise": [stand.noise for stand in known.stands],
             "source": [sources.index(one) for one in known.sources],
             "error": [round(float(one), 4) for one in known.errors],
         },
+        "names": names,
     }
-    text = json.dumps(kept, indent=None, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(kept, separators=(",", ":"), sort_keys=True)
     STORED.write_text(text.replace('},"', '},\n"') + "\n", encoding="utf-8")
 
 
@@ -85,4 +102,4 @@ def _code(names: list[str], name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(write())
+    write()

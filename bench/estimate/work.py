@@ -5,8 +5,8 @@ Narayanan et al. 2021 ("Efficient large-scale language model training on GPU clu
 Korthikanti et al. 2022 ("Reducing activation recomputation") for sequence parallelism and recomputation, Rajbhandari et
 al. 2020 (ZeRO) for sharding, Dao 2023 (FlashAttention-2) for the 2.5 of the backward pass, which computes scores anew.
 
-Symbols: T tokens of a microbatch on a device, t, p, c, D sizes of tensor, pipeline, context and data parallelism, others
-as in arithmetic.py. A collective's bytes are those that pass a device's slowest wire.
+Symbols: T tokens of a microbatch on a device; t, p, c, D sizes of tensor, pipeline, context and data parallelism; the
+others as in arithmetic.py. A collective's bytes are those that pass a device's slowest wire.
 """
 
 import math
@@ -198,7 +198,9 @@ def _streams(job: TrainingJob, tokens: float, share: _Share, width: int) -> dict
     ffn = dense * model.intermediate_size + (1 - dense) * (model.shared_expert_intermediate_size or 0)
     again = 1.4 if job.recompute == "full" else 1.0
     residual = 20 * model.hidden_size / split
-    inside = (4 * (model.query_size + model.key_value_size) + (8 if model.num_mlp_matrices == 3 else 5) * ffn) / layout.tp
+    inside = (
+        4 * (model.query_size + model.key_value_size) + (8 if model.num_mlp_matrices == 3 else 5) * ffn
+    ) / layout.tp
     routed = (model.num_experts_per_tok or 0) * model.num_expert_layers / model.num_blocks
     permuted = 8 * routed * model.hidden_size
     return {
@@ -255,7 +257,9 @@ def _once_a_step(job: TrainingJob, width: int) -> dict[str, float]:
     reduce = Wire()
     if replicas > 1 and layout.sharding != "zero3":
         gradient = 2 if layout.sharding == "none" else 1
-        reduce = _all_gather(job, local * (gradient * _gradient_bytes(job) + (2 - gradient) * width), replicas, layout.tp)
+        reduce = _all_gather(
+            job, local * (gradient * _gradient_bytes(job) + (2 - gradient) * width), replicas, layout.tp
+        )
     shards = replicas if layout.sharding != "none" else 1
     return {
         "reduce_link_bytes": reduce.link_bytes,
@@ -301,10 +305,9 @@ def _all_gather(job: TrainingJob, size: float, ranks: int, inner: int) -> Wire:
 
 
 def _exchange(job: TrainingJob, size: float, chosen: int) -> Wire:
-    """Every token's `size` bytes to the devices of the experts chosen for it, once to each node and there to each device.
+    """Every token's `size` bytes to the devices of the experts chosen for it, once to each node and on from there.
 
-    Of k nodes a token with e experts needs (k - 1)·(1 - (1 - 1/k)^e) others (DeepSeek-V3 2024, section 3.2.2, sends once
-    to each node).
+    Of k nodes a token with e experts needs (k - 1)·(1 - (1 - 1/k)^e) others (DeepSeek-V3 2024, section 3.2.2).
     """
     layout = job.layout
     if layout.ep <= 1:
