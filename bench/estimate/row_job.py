@@ -6,7 +6,6 @@ widens the estimate by its `doubt`. A string that nobody foresaw is a guess too;
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -78,78 +77,94 @@ def resolve(name: str, memory_gb: float | None) -> Chip:
 
 
 def _assemble(row: Row, chip: Chip, model: Model, devices: int, habits: frameworks.Habits, doubts: _Doubts) -> RowJob:
-    seq = _whole(row, "seq_len")
-    if seq is None:
-        seq = _USUAL_SEQ if habits.framework != "megatron-v1" else 1024
-        doubts.add(0.08)
-    method = _method(row.get("task") or "")
-    precision = _precision(row, chip, doubts)
-    per_node = _devices_per_node(row, chip, devices)
-    tp, pp, cp, ep = (_whole(row, key) for key in ("tp", "pp", "cp", "ep"))
-    batch = _whole(row, "gbs_seqs")
-    if batch is None and (tokens := number(row, "gbs_tokens")):
-        batch = max(1, round(tokens / seq))
-    stack = Stack(
-        framework=habits.framework or "unknown",
-        version=version(row.get("framework") or ""),
-        attention=frameworks.attention(row.get("attn_impl") or "", row.get("framework") or ""),
-        compiled=True
-        if re.search(r"compile|inductor", (row.get("framework") or "") + (row.get("attn_impl") or ""))
-        else None,
-    )
-    sharding = _sharding(row, habits, devices, doubts)
-    cluster = Cluster(
-        chip=chip, num_devices=devices, devices_per_node=per_node, network_bytes_per_s=_network(row, chip, per_node)
-    )
-
-    def build(layout: Layout, micro: int, recompute: Recompute) -> TrainingJob:
-        return TrainingJob(
-            model=model, cluster=cluster, layout=layout, stack=stack, method=method, seq=seq, micro_batch=micro,
-            global_batch=max(batch or 0, micro * layout.dp) if batch is None else batch, precision=precision,
-            recompute=recompute,
-        )  # fmt: skip
-
+    """One thing after another, for what is guessed later rests on what is known of the job by then."""
+    job = _on_one_device(row, chip, model, devices, habits, doubts)
+    batch = _batch(row, job.seq)
     micro = _whole(row, "micro_batch")
-    if model.num_expert_layers and not row.get("sharding") and ep is None:
-        sharding = "zero1"  # experts are spread, and what is left fits without sharding weights
-    if (tp, pp, cp) == (None, None, None) and devices > 1 and sharding != "zero3":
-        layout = _layout(model, devices, per_node, batch, sharding, lambda layout: build(layout, micro or 1, "full"))
-        doubts.add(0.08)
-    else:
-        layout = _stated(row, devices, tp, pp, cp, ep, sharding, batch, micro)
-        if layout.pp > 1 and not row.get("vp") and habits.framework == "megatron-nemo":
-            layout = replace(layout, virtual_stages=_usual_virtual_stages(model, layout.pp))
-            doubts.add(0.03)
-    layout = replace(layout, sequence_parallel=habits.sequence_parallel)
-    if micro is None:
-        accumulated = number(row, "grad_accum")
-        if batch and accumulated and accumulated >= 1:
-            micro = max(1, round(batch / (layout.dp * accumulated)))
-        else:
-            micro = max(1, round(_USUAL_TOKENS / seq))
-            doubts.add(0.05)
+    job = replace(job, micro_batch=micro or 1, global_batch=batch or devices * (micro or 1))
+    layout = replace(_layout(row, job, habits, batch, doubts), sequence_parallel=habits.sequence_parallel)
+    micro = micro or _micro_batch(row, job.seq, layout.dp, batch, doubts)
     if batch:
         micro = min(micro, max(1, batch // layout.dp))
+    job = replace(job, layout=layout, micro_batch=micro, global_batch=batch or micro * layout.dp)
     recompute = _recompute(row, doubts)
     if recompute is None:
         doubts.add(0.06)
-        recompute = habits.recompute or _least_recompute(habits, chip, lambda one: build(layout, micro, one))
+        recompute = habits.recompute or _least_recompute(habits, job)
     return RowJob(
-        job=build(layout, micro, recompute), device=chip.name, habits=habits,
-        family=family(row.get("model") or ""),
+        job=replace(job, recompute=recompute), device=chip.name, habits=habits, family=family(row.get("model") or ""),
         doubt=math.sqrt(doubts.squares), has_batch=batch is not None,
     )  # fmt: skip
 
 
-def _stated(
-    row: Row, devices: int, tp: int | None, pp: int | None, cp: int | None, ep: int | None, sharding: Sharding,
-    batch: int | None, micro: int | None,
-) -> Layout:  # fmt: skip
-    """The layout as stated; where its sizes do not multiply to the devices, data parallelism takes the rest."""
-    tp, pp, cp = tp or 1, pp or 1, cp or 1
+def _on_one_device(
+    row: Row, chip: Chip, model: Model, devices: int, habits: frameworks.Habits, doubts: _Doubts
+) -> TrainingJob:
+    """All but the layout, the batch and what is recomputed."""
+    seq = _whole(row, "seq_len")
+    if seq is None:
+        seq = 1024 if habits.framework == "megatron-v1" else _USUAL_SEQ
+        doubts.add(0.08)
+    per_node = _devices_per_node(row, chip, devices)
+    names = (row.get("framework") or "", row.get("attn_impl") or "")
+    return TrainingJob(
+        model=model,
+        cluster=Cluster(
+            chip=chip, num_devices=devices, devices_per_node=per_node, network_bytes_per_s=_network(row, chip, per_node)
+        ),
+        stack=Stack(
+            framework=habits.framework or "unknown",
+            version=version(names[0]),
+            attention=frameworks.attention(names[1], names[0]),
+            compiled=True if re.search(r"compile|inductor", "".join(names)) else None,
+        ),
+        method=_method(row.get("task") or ""),
+        seq=seq,
+        micro_batch=1,
+        global_batch=1,
+        precision=_precision(row, chip, doubts),
+    )
+
+
+def _batch(row: Row, seq: int) -> int | None:
+    """Sequences of a step; None where the row does not say."""
+    tokens = number(row, "gbs_tokens")
+    return _whole(row, "gbs_seqs") or (max(1, round(tokens / seq)) if tokens and 0 < tokens < math.inf else None)
+
+
+def _micro_batch(row: Row, seq: int, replicas: int, batch: int | None, doubts: _Doubts) -> int:
+    """From how often gradients are accumulated, else of a usual number of tokens."""
+    accumulated = number(row, "grad_accum")
+    if batch and accumulated and accumulated >= 1:
+        return max(1, round(batch / (replicas * accumulated)))
+    doubts.add(0.05)
+    return max(1, round(_USUAL_TOKENS / seq))
+
+
+def _layout(row: Row, job: TrainingJob, habits: frameworks.Habits, batch: int | None, doubts: _Doubts) -> Layout:
+    """The layout as stated, or one that fits."""
+    model, devices = job.model, job.cluster.num_devices
+    sizes = {key: _whole(row, key) for key in ("tp", "pp", "cp", "ep")}
+    sharding = _sharding(row, habits, devices, doubts)
+    if model.num_expert_layers and not row.get("sharding") and sizes["ep"] is None:
+        sharding = "zero1"  # experts are spread, and what is left fits without sharding weights
+    unsaid = sizes["tp"] is sizes["pp"] is sizes["cp"] is None
+    if unsaid and devices > 1 and sharding != "zero3":
+        doubts.add(0.08)
+        return _fitting(replace(job, recompute="full"), batch, sharding)
+    layout = _stated(devices, {key: size or 1 for key, size in sizes.items()}, _whole(row, "dp"), sharding, batch)
+    layout = replace(layout, virtual_stages=_whole(row, "vp") or 1)
+    if layout.pp > 1 and not row.get("vp") and habits.framework == "megatron-nemo":
+        doubts.add(0.03)
+        layout = replace(layout, virtual_stages=_usual_virtual_stages(model, layout.pp))
+    return layout
+
+
+def _stated(devices: int, sizes: dict[str, int], stated: int | None, sharding: Sharding, batch: int | None) -> Layout:
+    """Where stated sizes do not multiply to the devices, data parallelism takes the rest."""
+    tp, pp, cp = sizes["tp"], sizes["pp"], sizes["cp"]
     while tp * pp * cp > devices and tp > 1:  # Neuron counts two cores a device
         tp = max(1, tp // 2)
-    stated = _whole(row, "dp")
     dp = max(1, devices // (tp * pp * cp))
     if stated and stated * tp * pp * cp == devices:
         dp = stated
@@ -157,31 +172,29 @@ def _stated(
     if batch and dp > batch:
         cp *= max(1, dp // batch)
         dp = max(1, devices // (tp * pp * cp))
-    ep = min(ep or 1, dp * cp)
-    return Layout(dp=dp, tp=tp, pp=pp, cp=cp, ep=ep, virtual_stages=_whole(row, "vp") or 1, sharding=sharding)
+    return Layout(dp=dp, tp=tp, pp=pp, cp=cp, ep=min(sizes["ep"], dp * cp), sharding=sharding)
 
 
-def _layout(
-    model: Model, devices: int, per_node: int, batch: int | None, sharding: Sharding,
-    build: Callable[[Layout], TrainingJob],
-) -> Layout:  # fmt: skip
+def _fitting(job: TrainingJob, batch: int | None, sharding: Sharding) -> Layout:
     """The layout of fewest parts that fits into memory and leaves no replica without a sequence."""
-    found = None
+    model, cluster = job.model, job.cluster
+    devices = cluster.num_devices
+    layout = Layout(dp=devices)
     for parts in (2**power for power in range(9)):
         if parts > devices:
             break
-        tp = 1 if model.num_expert_layers else min(parts, per_node, 8, model.num_key_value_heads)
+        widest = min(parts, cluster.devices_per_node, 8, model.num_key_value_heads)
+        tp = 1 if model.num_expert_layers else widest
         pp = min(parts // tp, model.num_blocks)
         rest = max(1, devices // (tp * pp))
         dp = min(rest, batch or rest)
-        found = Layout(
+        layout = Layout(
             dp=dp, tp=tp, pp=pp, cp=max(1, rest // dp), ep=min(64, rest, model.num_experts or 1),
             virtual_stages=1 if pp == 1 else 4, sharding=sharding,
         )  # fmt: skip
-        job = build(found)
-        if memory_need.training_bytes(job) <= 0.9 * job.cluster.chip.memory_bytes:
+        if memory_need.training_bytes(replace(job, layout=layout)) <= 0.9 * cluster.chip.memory_bytes:
             break
-    return found or Layout(dp=devices)
+    return layout
 
 
 def _usual_virtual_stages(model: Model, stages: int) -> int:
@@ -190,9 +203,9 @@ def _usual_virtual_stages(model: Model, stages: int) -> int:
     return next((parts for parts in (5, 4, 8, 3, 2) if layers % parts == 0 and layers / parts >= 2), 1)
 
 
-def _least_recompute(habits: frameworks.Habits, chip: Chip, build: Callable[[Recompute], TrainingJob]) -> Recompute:
+def _least_recompute(habits: frameworks.Habits, job: TrainingJob) -> Recompute:
     """As little as fits. Megatron's users split, offload or recompute some modules before they recompute all."""
-    if memory_need.training_bytes(build("none")) <= 0.92 * chip.memory_bytes:
+    if memory_need.training_bytes(job) <= 0.92 * job.cluster.chip.memory_bytes:
         return "none"
     return "selective" if habits.group == "megatron" else "full"
 

@@ -156,7 +156,8 @@ def stand(row: Row, understood: row_job.RowJob) -> Stand:
     )  # fmt: skip
     words = [row.get(key) or "" for key in ("framework", "interconnect", "gpus_per_node", "gpu")]
     return Stand(
-        group=understood.habits.group, framework=understood.habits.framework,
+        group=understood.habits.group,
+        framework=understood.habits.framework or (row.get("framework") or "").strip().lower(),
         architecture=job.cluster.chip.architecture, device=understood.device, version=job.stack.version,
         machine=_machine(understood.device, words) if words[0] else "", precision=job.precision,
         model=understood.family, shape=shape, noise=_extra_noise(row),
