@@ -24,9 +24,8 @@ PCIE_BYTES_PER_S = 25e9  # one way, PCIe 4.0 x16 less its framing: devices witho
 # DGX H100 and B200 400 Gb/s (NVIDIA's datasheets of these systems); before them 100 Gb/s were shared by a node.
 _NETWORK = {"Volta": 3e9, "Ampere GA100": 25e9, "Hopper": 50e9, "Blackwell GB1": 50e9, "CDNA 3": 50e9, "CDNA 4": 50e9}
 _OTHER_NETWORK = 3e9
-# One way, all links of a chip together, where its sheet has no figure for links: Google Cloud's pages of TPU versions
-# ("interchip interconnect bandwidth", halved where they count both ways), AWS's of Trn1 (NeuronLink-v2, both ways).
-_LINK = {"TPU v4": 150e9, "TPU v5e": 100e9, "TPU v5p": 300e9, "TPU v6": 200e9, "NeuronCore": 192e9}
+# One way, where the chip's file has no figure: NeuronLink-v2 of a Trn1, 384 GB/s both ways (AWS, Trn1 architecture).
+_LINK = {"NeuronCore v2": 192e9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +120,7 @@ def runs_in(rates: Mapping[str, float], precision: str) -> str:
 
 def usual_link_bytes_per_s(chip: Chip) -> float:
     """What such a device has to others of its node: its links, or the bus that it is plugged into."""
-    named = (rate for name, rate in _LINK.items() if name.replace(" ", "-").lower() in chip.name)
-    of_generation = (rate for name, rate in _LINK.items() if chip.architecture.startswith(name))
-    return chip.link_bytes_per_s or next(named, None) or next(of_generation, PCIE_BYTES_PER_S)
+    return chip.link_bytes_per_s or _LINK.get(chip.architecture, PCIE_BYTES_PER_S)
 
 
 def usual_network_bytes_per_s(chip: Chip) -> float:

@@ -72,8 +72,10 @@ def of(row: Row) -> RowJob | str:
 
 @lru_cache(maxsize=1024)
 def resolve(name: str, memory_gb: float | None) -> Chip:
-    """The chip of that name. Raises UserError."""
-    return catalog.resolve(name, memory_gb)
+    """The chip of that name; of a card with two dies one die, which is the device that torch sees. Raises UserError."""
+    chip = catalog.resolve(name, memory_gb)
+    die = re.sub(r"-card$", "-die", chip.name)
+    return catalog.find(die) if die in catalog.names() else chip
 
 
 def _assemble(row: Row, chip: Chip, model: Model, devices: int, habits: frameworks.Habits, doubts: _Doubts) -> RowJob:
