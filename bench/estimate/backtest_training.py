@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from bench.estimate import training_folds, training_rows, work
 from bench.estimate.backtest import Case
-from bench.estimate.interval import interval
+from bench.estimate.interval import Residual, interval
 from bench.estimate.rates import peak_flops_per_s, usual_link_bytes_per_s
 from bench.estimate.training_fit import Measured
 from bench.estimate.training_folds import Asked
@@ -53,9 +53,9 @@ def as_cases(
 ) -> Iterator[Case]:
     """With intervals from the scores of other sources alone."""
     units = {
-        (evidence, source): interval([one for one in scores if one.source != source], 1.0)
+        (evidence, source): interval([one for one in scores if _lab(one) != source], 1.0)
         for evidence, scores in known.scores.items()
-        for source in {"", *(one.source for one in scores)}
+        for source in {"", *map(_lab, scores)}
     }
     for one in asked:
         unit = units.get((one.evidence, one.source), units.get((one.evidence, "")))
@@ -65,6 +65,10 @@ def as_cases(
             factor80=unit.factor80**one.sigma if unit else None, factor90=wide**one.sigma if wide else None,
             baselines=baselines(one.row),
         )  # fmt: skip
+
+
+def _lab(score: Residual) -> str:
+    return score.source.split(" on ")[0]
 
 
 def baselines(row: Measured) -> dict[str, float]:

@@ -38,6 +38,11 @@ class Asked:
         """Who measured it."""
         return self.row.row["source_id"]
 
+    @property
+    def drawn(self) -> str:
+        """What errors share: a laboratory, or its machine where rows of that machine are known."""
+        return f"{self.source} on {self.row.stand.device}" if self.evidence == "L0" else self.source
+
 
 def measured_rows() -> list[Measured]:
     """Every trusted row that has a step."""

@@ -79,7 +79,7 @@ def _scores(asked: Iterable[Asked]) -> dict[str, list[float]]:
     """Of each source some order statistics, evenly spread over the ranks."""
     found: dict[str, list[float]] = {}
     for one in asked:
-        found.setdefault(one.source, []).append(abs(one.error) / one.sigma)
+        found.setdefault(one.drawn, []).append(abs(one.error) / one.sigma)
     kept = {}
     for source, scores in sorted(found.items()):
         count = min(_SCORES, len(scores))
