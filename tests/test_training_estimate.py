@@ -194,6 +194,21 @@ class TestRows:
             assert bool(one.values) != bool(one.reason)
             assert all(math.isfinite(value) and value > 0 for value in one.values.values())
 
+    @pytest.mark.parametrize(
+        ("column", "cell", "reason"),
+        [
+            ("n_gpus", "-8", "n_gpus is -8"),
+            ("tp", "3", "does not divide"),
+            ("pp", "999", "more stages"),
+            ("device", "X1", "X1"),
+        ],
+    )
+    def test_what_cannot_be_has_a_reason_and_the_rest_goes_on(self, column, cell, reason):
+        good = next(row for row in published.rows("training") if row["source_id"] == "vtrain")
+        first, second = training_rows.predict([{**good, column: cell}, good], [])
+        assert reason in first.reason and not first.values
+        assert second.values
+
     def test_what_is_not_said_widens_the_interval(self):
         full = next(row for row in published.rows("training") if row["source_id"] == "foundry" and row["n_gpus"] == "8")
         vague = {

@@ -19,6 +19,10 @@ from bench.estimate.published import Row, number
 
 _USUAL_SEQ = 2048
 _USUAL_TOKENS = 8192  # of a microbatch, where nobody says
+_COUNTS = (
+    "n_gpus", "seq_len", "gbs_seqs", "gbs_tokens", "micro_batch", "layers", "hidden", "params_b", "tp", "pp", "cp",
+    "dp",
+)  # fmt: skip
 _GBIT = 1e9 / 8
 
 
@@ -52,6 +56,10 @@ def of(row: Row) -> RowJob | str:
         return str(error)
     if "lora" not in (task := (row.get("task") or "").lower()) and "benchmark" in task:
         return f"a {task} is no step of a language model"
+    for column in _COUNTS:
+        value = number(row, column)
+        if value is not None and value <= 0:
+            return f"{column} is {value:g}, it must be above 0"
     guess = row_model.of(row)
     if guess is None:
         return "the row gives no layers and hidden size, no parameters and no model that the catalog knows"
@@ -64,10 +72,23 @@ def of(row: Row) -> RowJob | str:
     habits = frameworks.habits(row.get("framework") or "")
     if not habits.framework:
         doubts.add(0.1)
+    impossible = _impossible(row, guess)
+    if impossible:
+        return impossible
     try:
         return _assemble(row, chip, guess.model, devices, habits, doubts)
     except UserError as error:
         return str(error)
+
+
+def _impossible(row: Row, guess: row_model.Guess) -> str | None:
+    """What no layout can do, where the shape is known and not guessed."""
+    model, tp, pp = guess.model, _whole(row, "tp") or 1, _whole(row, "pp") or 1
+    if guess.doubt == 0 and model.num_attention_heads % tp and tp % model.num_attention_heads:
+        return f"tp is {tp}, which does not divide {model.num_attention_heads} attention heads"
+    if guess.doubt == 0 and pp > model.num_blocks:
+        return f"pp is {pp}, more stages than the {model.num_blocks} layers"
+    return None
 
 
 @lru_cache(maxsize=1024)

@@ -20,7 +20,7 @@ _USUAL_VOCABULARY = 51_200  # GPT-2's table, padded as Megatron-LM pads it
 # performance summary) prints as FLOP/s over tokens/s, and the totals are those in their names or announcements.
 _SIZES = {
     "nemotron3nano": (31.6e9, 3.6e9),
-    "nemotron35light": (31.6e9, 4.6e9),
+    "nemotron35lightning": (31.6e9, 4.6e9),
     "nemotron3super": (120e9, 13.5e9),
     "nemotron3ultra": (500e9, 57e9),
     "deepseekv4flash": (284e9, 14.5e9),

@@ -26,9 +26,7 @@ class Coefficients:
     """What is fitted besides the rates. Times are seconds, the rest are factors and shares."""
 
     edge_k: float  # K at which half of a product's time is its edge
-    wave_flops: (
-        float  # for each unit of K, the FLOPs that half a wave of tiles leaves idle: columns · rows · processors
-    )
+    wave_flops: float  # for each unit of K: what half a wave of tiles could have done, rows · columns · processors
     edge_seq: float  # sequence at which fused attention reaches half its rate
     stream: float  # bytes of norms and activations, as against the count of `work`
     unfused: float  # bytes of scores, likewise
