@@ -137,7 +137,7 @@ def _line(group: str, cases: Sequence[Case]) -> Line:
         median=_balanced(found, 0.5), p90=_balanced(found, 0.9),
         bias=statistics.median(statistics.median(one.error for one in part) for part in found),
         coverage80=_covered(found, "factor80"), coverage90=_covered(found, "factor90"),
-        lowest90=min((_covered([part], "factor90") or 0.0 for part in large), default=None),
+        lowest90=min((share for part in large if (share := _covered([part], "factor90")) is not None), default=None),
         factor90=_median_factor(found),
         baselines={
             name: (_balanced(found, 0.5, name), _balanced(found, 0.9, name)) for name in names

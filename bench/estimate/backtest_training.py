@@ -51,14 +51,15 @@ def cases(fast: bool) -> Iterator[Case]:
 def as_cases(
     title: str, asked: Iterable[Asked], known: Estimator, balanced: Callable[[Measured], str] | None = None
 ) -> Iterator[Case]:
-    """With intervals from the scores of other sources alone."""
+    """With intervals from the scores of other sources alone; known stacks have past rows of their own."""
     units = {
         (evidence, source): interval([one for one in scores if _lab(one) != source], 1.0)
         for evidence, scores in known.scores.items()
         for source in {"", *map(_lab, scores)}
     }
     for one in asked:
-        unit = units.get((one.evidence, one.source), units.get((one.evidence, "")))
+        own = known.machine_units.get(one.row.stand.machine) if title == KNOWN_STACKS and one.evidence == "L1" else None
+        unit = own or units.get((one.evidence, one.source), units.get((one.evidence, "")))
         wide = unit.factor90 if unit else None
         yield Case(
             group=title, source=balanced(one.row) if balanced else one.source, error=one.error,

@@ -59,6 +59,19 @@ class Estimator:
         return {name: interval.interval(scores, 1.0) for name, scores in self.scores.items()}
 
     @cached_property
+    def machine_units(self) -> dict[str, Interval | None]:
+        """The same for each machine that was measured, by how it was described, from the errors of those who did."""
+        who: dict[str, set[str]] = {}
+        for stand, source in zip(self.stands, self.sources, strict=True):
+            who.setdefault(stand.machine, set()).add(source)
+        scores = self.scores.get("L1", [])
+        return {
+            machine: interval.of_known_sources([one for one in scores if one.source in sources], 1.0)
+            for machine, sources in who.items()
+            if machine
+        }
+
+    @cached_property
     def coefficients(self) -> training.Coefficients:
         """Those that are no rates."""
         return training_fit.coefficients(self.values)
@@ -156,7 +169,7 @@ def _prediction(
     return Prediction(
         values=values,
         main=next(iter(values)),
-        interval=_interval(known, evidence, sigma),
+        interval=interval_of(known, evidence, stand, sigma),
         sigma=sigma,
         evidence=evidence,
         basis=basis(stand, evidence, known, num_local),
@@ -164,8 +177,10 @@ def _prediction(
     )
 
 
-def _interval(known: Estimator, evidence: Evidence, sigma: float) -> Interval | None:
-    unit = known.units.get(evidence)
+def interval_of(known: Estimator, evidence: Evidence, stand: Stand, sigma: float) -> Interval | None:
+    """At that sigma; on a machine described in the same words as measured ones, from these ones' own past errors."""
+    own = known.machine_units.get(stand.machine) if evidence == "L1" else None
+    unit = own or known.units.get(evidence)
     if unit is None:
         return None
     wide = unit.factor90
