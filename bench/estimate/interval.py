@@ -14,6 +14,8 @@ from bench.estimate.prediction import Interval
 
 FEWEST_SOURCES_FOR_90 = 9  # with S sources the outer order statistic exists for levels up to S / (S + 1)
 
+FEWEST_ROWS_OF_A_SOURCE = 19  # for its own quantile at 90 %
+
 
 @dataclass(frozen=True, kw_only=True)
 class Residual:
@@ -36,6 +38,20 @@ def interval(residuals: Iterable[Residual], sigma: float) -> Interval | None:
     return Interval(
         factor80=narrow, factor90=max(narrow, math.exp(sigma * hierarchical_quantile(list(groups.values()), 0.90)))
     )
+
+
+def of_known_sources(residuals: Iterable[Residual], sigma: float) -> Interval | None:
+    """For a prediction that belongs to one of these sources: the widest of their own quantiles.
+
+    Nothing new is drawn but rows, so a source's own past rows speak for its next one; None where one has too few.
+    """
+    groups: dict[str, list[float]] = {}
+    for one in residuals:
+        groups.setdefault(one.source, []).append(one.score)
+    if not groups or min(map(len, groups.values())) < FEWEST_ROWS_OF_A_SOURCE:
+        return None
+    narrow, wide = (max(_order_statistic(group, level) for group in groups.values()) for level in (0.80, 0.90))
+    return Interval(factor80=math.exp(sigma * narrow), factor90=math.exp(sigma * wide))
 
 
 def hierarchical_quantile(groups: Sequence[Sequence[float]], level: float) -> float:

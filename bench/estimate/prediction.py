@@ -36,6 +36,7 @@ class Prediction:
     values: dict[str, float] = field(default_factory=dict)
     main: str = ""
     interval: Interval | None = None
+    sigma: float = 0.0  # what the estimate says of its own error, as a standard deviation of the logarithm
     evidence: Evidence | None = None
     basis: str = ""
     reason: str | None = None

@@ -1,0 +1,261 @@
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+np = pytest.importorskip("numpy")
+pytest.importorskip("scipy")
+
+from bench import chip, model  # noqa: E402  # after the check that there is something to test with
+from bench.estimate import (  # noqa: E402
+    backtest,
+    memory_need,
+    published,
+    row_job,
+    rows,
+    training,
+    training_fit,
+    training_rows,
+    training_store,
+    work,
+)
+from bench.estimate.job import Cluster, Layout, Stack, TrainingJob  # noqa: E402
+from bench.estimate.published import number  # noqa: E402
+from bench.estimate.rates import from_chip  # noqa: E402
+
+
+def job(**changes):
+    h100 = Cluster(chip=chip.find("h100-sxm"), num_devices=64)
+    layout = Layout(dp=8, tp=4, pp=2, sharding="zero1")
+    values = {
+        "model": model.find("llama-3.1-8b"), "cluster": h100, "layout": layout, "stack": Stack(framework="megatron-lm"),
+        "seq": 4096, "micro_batch": 1, "global_batch": 256,
+    }  # fmt: skip
+    return TrainingJob(**(values | changes))
+
+
+def step_s(one, rates=None):
+    known = training_rows.stored()
+    return sum(term.seconds for term in training.step(one, rates or training_rows.chip_rates(one), known.coefficients))
+
+
+JOBS = [
+    job(),
+    job(recompute="full", precision="fp8"),
+    job(layout=Layout(dp=64, sharding="zero3"), stack=Stack(framework="torchtitan", compiled=True)),
+    job(layout=Layout(dp=16, tp=2, cp=2, sharding="zero2"), stack=Stack(framework="hf", attention="unfused")),
+    job(model=model.find("mixtral-8x7b"), layout=Layout(dp=16, tp=4, ep=8, sharding="zero1")),
+    job(method="lora", cluster=Cluster(chip=chip.find("rtx-4090")), layout=Layout(), global_batch=8),
+]
+ids = [f"{one.stack.framework} {one.model.name}" for one in JOBS]
+
+
+@pytest.mark.parametrize("one", JOBS, ids=ids)
+class TestStep:
+    def test_terms_add_up_to_the_step(self, one):
+        prediction = training_rows.predict_job(one)
+        total = sum(term.seconds for term in prediction.terms)
+        assert total == pytest.approx(prediction.values["pred_step_time_s"])
+        tokens = one.global_batch * one.seq / one.cluster.num_devices
+        assert prediction.values["pred_tok_s_gpu"] == pytest.approx(tokens / total)
+
+    def test_more_work_is_never_faster(self, one):
+        usual = step_s(one)
+        assert step_s(replace(one, global_batch=2 * one.global_batch)) > usual
+        assert step_s(replace(one, seq=2 * one.seq)) > usual
+        assert step_s(replace(one, recompute="full")) >= usual
+
+    @pytest.mark.parametrize(
+        "rate",
+        [
+            "attention_flops_per_s",
+            "memory_bytes_per_s",
+            "optimizer_bytes_per_s",
+            "link_bytes_per_s",
+            "network_bytes_per_s",
+        ],
+    )
+    def test_a_faster_part_is_never_slower(self, one, rate):
+        rates = training_rows.chip_rates(one)
+        faster = replace(rates, **{rate: 2 * getattr(rates, rate)})
+        assert step_s(one, faster) <= step_s(one, rates)
+
+    def test_faster_products_are_never_slower(self, one):
+        rates = training_rows.chip_rates(one)
+        products = {precision: 2 * rate for precision, rate in rates.matmul_flops_per_s.items()}
+        assert step_s(one, replace(rates, matmul_flops_per_s=products)) < step_s(one, rates)
+
+    def test_arrays_give_what_numbers_give(self, one):
+        known = training_rows.stored()
+        row = training_fit.Measured(
+            row={}, understood=row_job.RowJob(job=one, device="", habits=None, family="", doubt=0.0, has_batch=True),
+            stand=None, log_step=0.0,
+        )  # fmt: skip
+        by_array = training_fit.log_steps(training_fit.table([row]), known.values)[0]
+        assert math.exp(by_array) == pytest.approx(step_s(one))
+
+
+def test_products_are_six_flops_a_parameter_and_token():
+    one = job(cluster=Cluster(chip=chip.find("h100-sxm")), layout=Layout(), micro_batch=2, global_batch=2)
+    assert work.of(one).matmul_flops == 6 * one.model.matmul_parameters * 2 * one.seq
+
+
+def test_fused_attention_is_three_and_a_half_forward_passes():
+    one = job(cluster=Cluster(chip=chip.find("h100-sxm")), layout=Layout(), global_batch=1)
+    assert work.of(one).attention_flops == pytest.approx(3.5 * one.model.attention_flops(1, one.seq))
+
+
+def test_a_layout_shares_the_work():
+    alone = work.of(job(cluster=Cluster(chip=chip.find("h100-sxm")), layout=Layout(), global_batch=1))
+    split = work.of(job(layout=Layout(tp=4), global_batch=1))
+    assert split.matmul_flops == pytest.approx(alone.matmul_flops / 4)
+
+
+def test_the_bubble_is_p_minus_1_over_v():
+    assert work.of(job(layout=Layout(dp=8, pp=8, virtual_stages=4))).bubble == 7 / 4  # Narayanan et al. 2021, 2.2
+
+
+def test_an_all_gather_between_nodes_uses_every_port_of_the_node():
+    plain = job(layout=Layout(dp=64, sharding="zero3"))
+    held = plain.model.total_parameters * 2
+    done = work.of(plain)
+    assert done.gather_link_bytes == pytest.approx(3 * held * 63 / 64, rel=0.01)
+    assert done.gather_network_bytes == pytest.approx(3 * held * 7 / 8 / 8, rel=0.01)
+
+
+def test_activations_are_as_korthikanti_counts_them():
+    one = job(model=model.find("gpt3-175b"), layout=Layout(tp=8, pp=8), seq=2048, recompute="selective")
+    tokens, d, layers = 2048, 12288, 96
+    assert memory_need.activation_bytes(one) == pytest.approx(tokens * d * 34 * layers / 8)
+
+
+def test_published_utilisation_follows_from_the_parsed_shape():
+    """MosaicML prints (6 N + 12 L d s) · tokens/s over the peak, which the shapes that we read must give again."""
+    own = [row for row in published.rows("training") if row["source_id"] == "foundry"]
+    assert len(own) > 100
+    for row in own:
+        understood = row_job.of(row)
+        one = understood.job.model
+        positions = understood.job.seq * one.hidden_size  # learned ones, which the columns do not mention
+        assert one.total_parameters + positions == pytest.approx(1e9 * number(row, "params_b"), rel=1e-3)
+        peak = understood.job.cluster.chip.flops_per_s["fp8" if "fp8" in row["precision"] else "bf16"]
+        flops = 6 * 1e9 * number(row, "params_b") + 12 * one.num_blocks * one.hidden_size * understood.job.seq
+        assert 100 * flops * number(row, "tok_s_gpu") / peak == pytest.approx(number(row, "mfu_pct"), rel=0.01)
+
+
+def test_a_device_rate_is_the_datasheet_times_a_fraction():
+    known = training_rows.stored()
+    a100 = chip.find("a100-sxm-80")
+    rates = from_chip(a100, training_fit.fractions(known.values, a100))
+    assert 0.5 * 312e12 < rates.matmul_flops_per_s["bf16"] < 312e12
+    assert rates.at("fp8").matmul_flops_per_s < 312e12  # has none, and runs it in 16 bits
+
+
+class TestRows:
+    def test_measured_columns_are_never_read(self):
+        own = published.rows("training")[:40]
+        blank = [{**row, **dict.fromkeys(rows.MEASURED["training"], "")} for row in own]
+        assert [one.values for one in training_rows.predict(own, [])] == [
+            one.values for one in training_rows.predict(blank, [])
+        ]
+
+    def test_every_published_row_has_a_number_or_a_reason(self):
+        for one in training_rows.predict(published.rows("training", trusted=False), []):
+            assert bool(one.values) != bool(one.reason)
+            assert all(math.isfinite(value) and value > 0 for value in one.values.values())
+
+    def test_odd_strings_widen_and_never_stop(self):
+        draw = random.Random(3)
+        odd = [
+            "",
+            "?",
+            "0",
+            "-1",
+            "1e400",
+            "nan",
+            "8 (4)",
+            "TF32",
+            "int4",
+            "ÄÖ",
+            "none",
+            "hsdp + tp",
+            "99999999999999999999",
+        ]
+        known = [row for row in published.rows("training") if row["source_id"] != "lambda"]
+        strange = []
+        for _ in range(400):
+            row = dict(draw.choice(known))
+            for column in draw.sample(sorted(row), 8):
+                row[column] = draw.choice(odd)
+            strange.append(row)
+        for one in training_rows.predict(strange, []):
+            assert bool(one.values) != bool(one.reason)
+            assert all(math.isfinite(value) and value > 0 for value in one.values.values())
+
+    @pytest.mark.parametrize(
+        ("column", "cell", "reason"),
+        [
+            ("n_gpus", "-8", "n_gpus is -8"),
+            ("tp", "3", "does not divide"),
+            ("pp", "999", "more stages"),
+            ("device", "X1", "X1"),
+        ],
+    )
+    def test_what_cannot_be_has_a_reason_and_the_rest_goes_on(self, column, cell, reason):
+        good = next(row for row in published.rows("training") if row["source_id"] == "vtrain")
+        first, second = training_rows.predict([{**good, column: cell}, good], [])
+        assert reason in first.reason and not first.values
+        assert second.values
+
+    def test_what_is_not_said_widens_the_interval(self):
+        full = next(row for row in published.rows("training") if row["source_id"] == "foundry" and row["n_gpus"] == "8")
+        vague = {
+            **full,
+            "act_ckpt": "",
+            "micro_batch": "",
+            "grad_accum": "",
+            "framework": "something new",
+            "sharding": "",
+        }
+        sure, unsure = training_rows.predict([full, vague], [])
+        assert unsure.sigma > sure.sigma
+        assert unsure.evidence != "L1"
+
+    def test_own_rows_pull_estimates_to_themselves(self):
+        """A lab that is 1.4 times slower than what is published: ten rows of it tell."""
+        own = [
+            row for row in published.rows("training") if row["source_id"] == "foundry" and row["device"] == "H100-SXM"
+        ]
+        slower = [{**row, "tok_s_gpu": str(float(row["tok_s_gpu"]) / 1.4)} for row in own]
+        for row in slower:
+            row["framework"], row["interconnect"] = "a lab's own FSDP loop", "NVLink"
+        local, asked = slower[::4][:10], slower[1::4]
+
+        def error(found):
+            pairs = zip(asked, found, strict=True)
+            return np.median(
+                [abs(math.log(one.values["pred_tok_s_gpu"] / float(row["tok_s_gpu"]))) for row, one in pairs]
+            )
+
+        alone, helped = training_rows.predict(asked, []), training_rows.predict(asked, local)
+        assert error(helped) < 0.08 < error(alone)
+        assert {one.evidence for one in helped} == {"L0"}
+
+
+def test_a_local_factor_scales_the_step():
+    usual = training_rows.predict_job(job(), local_factor=1.0).values["pred_step_time_s"]
+    assert training_rows.predict_job(job(), local_factor=1.5).values["pred_step_time_s"] == pytest.approx(1.5 * usual)
+
+
+def test_what_is_stored_was_made_from_these_published_rows():
+    kept = json.loads(training_rows.STORED.read_text(encoding="utf-8"))
+    assert kept["made_from"] == training_store.made_from(), "run `python -m bench.estimate.training_store`"
+    assert set(kept["values"]) == set(training_fit.PRIORS)
+
+
+def test_estimates_are_no_worse_than_the_stored_back_test():
+    lines = backtest.run(fast=True, kinds=["training"])
+    assert lines
+    assert backtest.worsened(lines) == []
