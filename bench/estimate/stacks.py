@@ -1,0 +1,124 @@
+"""Stacks: the rates of each software on each chip, fitted to what was measured, and what relatives tell of the others.
+
+A stack that few rows measured is drawn towards its relatives, and one that nobody measured is estimated by them alone
+(empirical Bayes: Gelman et al. 2013, "Bayesian Data Analysis", chapter 5): the same software on a chip of the same
+architecture weighs most, then of the same vendor, then any. Rates are kept as logarithms: shares of a datasheet's
+figures carry over between chips far better than the figures themselves.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.chip import Chip
+from bench.estimate.figures import Table, figures
+from bench.estimate.serving import NAMES, Rates
+
+# What is expected of a stack of which nothing is known, and how far it may be off, as logarithms.
+START = (0.65, 0.5, 0.4, 0.45, 40e-6, 10e-6, 10e-6)
+START_SD = (0.35, 0.5, 0.5, 0.5, 1.0, 1.0, 0.8)
+_SHARES = 4  # the first four of NAMES are shares
+_MOST = math.log(1.05)  # of a datasheet's figure; boosts and rounding pass it by little
+
+_NOISE = 0.08  # of one row about its stack's rates, as a logarithm
+_FREEDOM = 4.0  # weight of all relatives together, in stacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One stack that was measured."""
+
+    variant: str
+    framework: str
+    weights: str
+    device: str
+    vendor: str
+    architecture: str
+    logs: tuple[float, ...]  # of the rates, in the order of NAMES
+    precisions: tuple[float, ...]  # how well its rows tell each, one over the square
+    rows: int
+    sources: tuple[str, ...]
+
+
+def rates_of(logs: Sequence[Any]) -> Rates:
+    """Rates from their logarithms."""
+    return Rates(**{name: math.e**log for name, log in zip(NAMES, logs, strict=True)})
+
+
+def likeness(group: Group, variant: str, framework: str, weights: str, chip: Chip, device: str) -> float:
+    """How much a measured stack says of another: 1 for itself."""
+    if group.variant == variant:
+        software = 1.0
+    elif group.framework == framework:
+        software = 0.4
+    else:
+        software = 0.01
+    if group.weights != weights:
+        software *= 0.15
+    if group.device == device:
+        hardware = 1.0
+    elif _generation(group.architecture) == _generation(chip.architecture):
+        hardware = 0.5
+    else:
+        hardware = 0.2 if group.vendor == chip.vendor else 0.05
+    return software * hardware
+
+
+def _generation(architecture: str) -> str:
+    return architecture.split()[0].lower() if architecture else ""
+
+
+def expected(
+    groups: Sequence[Group], variant: str, framework: str, weights: str, chip: Chip, device: str
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the logarithms of a stack's rates, from all relatives but itself."""
+    kin = [
+        (likeness(one, variant, framework, weights, chip, device), one)
+        for one in groups
+        if not (one.variant == variant and one.device == device and one.weights == weights)
+    ]
+    means, sds = [], []
+    for index, (start, sd) in enumerate(zip(START, START_SD, strict=True)):
+        # A relative counts for its likeness and for how well its own rows told this rate.
+        told = [
+            (close / (sd**2 * (1.0 - close + 0.05) + 1.0 / max(one.precisions[index], 1e-9)), one.logs[index])
+            for close, one in kin
+        ]
+        prior = 0.02 / sd**2
+        weight = prior + sum(share for share, _ in told)
+        mean = (prior * math.log(start) + sum(share * log for share, log in told)) / weight
+        spread = sum(share * (log - mean) ** 2 for share, log in told) / weight
+        means.append(mean)
+        sds.append(math.sqrt(min(sd**2, max((0.3 * sd) ** 2, spread + 1.0 / weight))))
+    return means, sds
+
+
+def fit(
+    of: Table, wanted: dict[str, Any], means: Sequence[float], sds: Sequence[float], noise: float = _NOISE
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The logarithms of the rates that explain the rows best, drawn towards `means`; and how well the rows tell them.
+
+    `wanted` has measured figures by name, NaN where a row has none. Soft L1: single bad rows count little.
+    """
+    import numpy as np
+    from scipy.optimize import least_squares
+
+    centre, width = np.array(means), np.array(sds)
+
+    def residuals(logs: Any) -> Any:
+        given = figures(of, rates_of(list(logs)))
+        parts = [np.log(given[name] / values)[np.isfinite(values)] / noise for name, values in wanted.items()]
+        return np.concatenate(parts)
+
+    def loss(logs: Any) -> Any:
+        rows = residuals(logs)
+        soft = np.sign(rows) * np.sqrt(2.0 * (np.sqrt(1.0 + rows**2 / 4.0) - 1.0)) * 2.0**0.5
+        return np.concatenate([soft, (logs - centre) / width])
+
+    upper = np.array([_MOST] * _SHARES + [math.log(0.05)] * (len(NAMES) - _SHARES))
+    lower = np.array([math.log(0.01)] * _SHARES + [math.log(1e-8)] * (len(NAMES) - _SHARES))
+    start = np.clip(centre, lower + 1e-6, upper - 1e-6)
+    found = least_squares(loss, start, bounds=(lower, upper), max_nfev=60, x_scale=width)
+    rows = found.jac[: -len(centre)]
+    return tuple(float(x) for x in found.x), tuple(float(x) for x in (rows**2).sum(axis=0))
