@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from bench import chip as chips
 from bench.chip import Chip
+from bench.errors import UserError
 from bench.estimate import footprint
-from bench.estimate._chips import resolve
 from bench.estimate.published import Row, number
 from bench.estimate.serving import Serving
 
@@ -19,6 +20,8 @@ Kind = Literal["offline", "output", "online", "decode", "prefill", "ttft"]
 # Lengths of prompts where a row has none, by what is asked: questions of a chat, tasks to reason about, code to go on
 # with. ML.ENERGY's prompts follow data sets whose lengths are not in the rows.
 _CHAT, _REASONING, _CODE = 300.0, 300.0, 2500.0
+# What a source says of its machine elsewhere than in its rows: LLM-Inference-Bench ran on Polaris and ThetaGPU.
+_MEMORY_GB = {("argonne", "A100"): 40.0}
 _LONG_ANSWER = 1500.0  # tokens: only reasoning writes so many
 
 
@@ -55,7 +58,7 @@ class Case:
 
 def read(row: Row) -> Case | str:
     """The row as a case, or why it cannot be one."""
-    chip = _chip(row.get("device", ""), number(row, "gpu_mem_gb"))
+    chip = _chip(row.get("device", ""), number(row, "gpu_mem_gb") or _MEMORY_GB.get((row.get("source_id", ""), row.get("device", ""))))
     if chip is None:
         return f"no datasheet of the device '{row.get('device', '')}' is known: describe it in a .toml file"
     model = footprint.named(row.get("model", ""), number(row, "params_b"), number(row, "active_params_b"))
@@ -98,7 +101,10 @@ def read(row: Row) -> Case | str:
 
 @cache
 def _chip(device: str, memory_gb: float | None) -> Chip | None:
-    return resolve(device, memory_gb)
+    try:
+        return chips.resolve(device, memory_gb)
+    except UserError:
+        return None
 
 
 def family_of(framework: str) -> str:

@@ -31,8 +31,12 @@ _PRODUCT = {
     "fp8": ("fp8", "bf16", "fp16"),
     "fp4": ("fp4", "fp8", "bf16", "fp16"),
 }
+# Where a sheet of a card for graphics gives FP32 alone: its tensor cores' dense rates are these multiples of it, as in
+# all of Ampere's and Ada's professional cards.
+_TENSOR_CORES = {"fp8": 8.0, "fp4": 16.0}
 _FLOOR_FLOPS_PER_S = 1e11
 _MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
+_CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.cpp's n_ubatch
 _NETWORK_LINK = 25e9  # bytes/s each way where the sheet gives no link: PCIe 4.0 x16, less its overhead
 
 
@@ -148,7 +152,8 @@ def peak_flops_per_s(chip: Chip, weights: str) -> float:
     for dtype in _PRODUCT.get(weights, ("bf16", "fp16", "fp32")):
         if (rate := chip.flops_per_s.get(dtype)) is not None:
             return rate
-    return max([_FLOOR_FLOPS_PER_S, *(rate for key, rate in chip.flops_per_s.items() if key != "fp64")])
+    known = max([_FLOOR_FLOPS_PER_S, *(rate for key, rate in chip.flops_per_s.items() if key != "fp64")])
+    return known * (_TENSOR_CORES.get(weights, 4.0) if chip.vendor == "NVIDIA" and weights != "fp32" else 1.0)
 
 
 def ideal(job: Serving) -> Ideal:
@@ -162,8 +167,11 @@ def ideal(job: Serving) -> Ideal:
     elif not job.continuous:
         waves = float(math.ceil(wanted / max(1.0, job.room) - 1e-6))
     batch = max(1.0, wanted / waves)
-    stages = min(float(job.pp), batch)  # of a pipeline that are busy at a time, each with its part of the batch
-    flops_per_s = peak_flops_per_s(chip, job.weights) * job.tp * stages
+    flops_per_s = peak_flops_per_s(chip, job.weights) * job.tp
+    # Of a pipeline's stages those are busy at a time that have a part of the batch, or a chunk of the prompt.
+    stages = min(float(job.pp), batch)
+    chunks = max(batch, prompt_tokens / _CHUNK)
+    prefill_stages = job.pp * chunks / (chunks + job.pp - 1.0)
     context = job.prompt + job.output / 2
     prompt_tokens = wanted * job.prompt
     logits = prompt_tokens if job.every_logit else wanted
@@ -177,13 +185,13 @@ def ideal(job: Serving) -> Ideal:
             2.0 * (prompt_tokens * (model.active_parameters - model.head_parameters) + logits * model.head_parameters)
             + 2.0 * prompt_tokens * job.prompt * model.query_values
         )
-        / flops_per_s,
+        / (flops_per_s * prefill_stages),
         prefill_bytes=size * model.parameters_read(prompt_tokens) / bandwidth,
         prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores) / bandwidth,
         prefill_exchange=exchanged * prompt_tokens / link,
         decode_weights=size * model.parameters_read(batch / stages) / bandwidth,
         decode_cache=batch * job.cache_bytes * model.cached(context) / (bandwidth * stages),
-        decode_flops=batch * (2.0 * model.active_parameters + 4.0 * model.query_values * context) / flops_per_s,
+        decode_flops=batch * (2.0 * model.active_parameters + 4.0 * model.query_values * context) / (flops_per_s * stages),
         decode_exchange=exchanged * batch / link,
         layers=model.layers,
         sequences=batch,

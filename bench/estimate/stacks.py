@@ -34,7 +34,7 @@ class Group:
     weights: str
     device: str
     vendor: str
-    architecture: str
+    generation: str
     logs: tuple[float, ...]  # of the rates, in the order of NAMES
     precisions: tuple[float, ...]  # how well its rows tell each, one over the square
     rows: int
@@ -58,15 +58,11 @@ def likeness(group: Group, variant: str, framework: str, weights: str, chip: Chi
         software *= 0.15
     if group.device == device:
         hardware = 1.0
-    elif _generation(group.architecture) == _generation(chip.architecture):
+    elif group.generation == chip.generation:
         hardware = 0.5
     else:
         hardware = 0.2 if group.vendor == chip.vendor else 0.05
     return software * hardware
-
-
-def _generation(architecture: str) -> str:
-    return architecture.split()[0].lower() if architecture else ""
 
 
 def expected(
