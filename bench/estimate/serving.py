@@ -6,6 +6,10 @@ link. `Rates` say what share of each ideal a stack reaches, and what it adds for
     prefill of T tokens   max(FLOPs / R, weights / BW) + activations / BW + L·host + exchange
     decode step, batch B  max((weights + B·C·cache) / BW, FLOPs / R) + L·host + B·sequence + exchange
 
+Weights are read no faster than the processors ask for them: so many bytes are under way for each SM and clock, whatever
+the memory could give (Little's law). With llama.cpp's kernels that is about 7 bytes, which an RTX 4090 never feels and
+an A100, with four times the bandwidth for each SM and clock, feels at 45 % of its own.
+
 The larger of two terms is taken softly, (a³ + b³)^(1/3): kernels of both kinds follow each other in a step, and near the
 ridge neither side is hidden whole.
 
@@ -13,6 +17,7 @@ Fields may be numbers or numpy arrays of many jobs, so fitting and predicting ru
 """
 
 import math
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -49,6 +54,7 @@ class Ideal:
     prefill_activations: Any
     prefill_exchange: Any
     decode_weights: Any
+    decode_reach: Any  # the same weights at one byte a clock and SM
     decode_cache: Any
     decode_flops: Any
     decode_exchange: Any
@@ -68,6 +74,7 @@ class Rates:
     cache: Any  # share of bandwidth when the cache is read
     compute: Any  # share of the peak in decode
     prefill: Any  # share of the peak in prefill
+    reach: Any  # bytes of weights a clock and SM
     host_s: Any  # for each layer and forward pass
     sequence_s: Any  # for each sequence and step: sampling, scheduling, detokenizing
     message_s: Any  # for each message between devices
@@ -89,9 +96,10 @@ def prefill_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
 
 def step_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     """Terms of one decode step, halfway through the answer. They add up to it."""
-    read = ideal.decode_weights / rates.weights + ideal.decode_cache / rates.cache
+    weights = _larger(ideal.decode_weights / rates.weights, ideal.decode_reach / rates.reach)
+    read = weights + ideal.decode_cache / rates.cache
     kernels = _larger(read, ideal.decode_flops / rates.compute)
-    weights = ideal.decode_weights / rates.weights / read
+    weights = weights / read
     return {
         "weights": kernels * weights,
         "cache": kernels * (1.0 - weights),
@@ -156,6 +164,15 @@ def peak_flops_per_s(chip: Chip, weights: str) -> float:
     return known * (_TENSOR_CORES.get(weights, 4.0) if chip.vendor == "NVIDIA" and weights != "fp32" else 1.0)
 
 
+def sm_clocks_per_s(chip: Chip) -> float | None:
+    """Clocks a second of all SMs (compute units, cores) together, from the FP32 rate; None where no sheet gives it."""
+    rate = chip.flops_per_s.get("fp32")
+    if rate is None:
+        return None
+    lanes = 64.0 if re.search(r"G[AVP]100$|TU\d+$", chip.architecture) else 128.0
+    return rate / (2.0 * lanes)
+
+
 def ideal(job: Serving) -> Ideal:
     """The job's terms at the datasheet's rates."""
     model, chip = job.footprint, job.chip
@@ -168,16 +185,17 @@ def ideal(job: Serving) -> Ideal:
         waves = float(math.ceil(wanted / max(1.0, job.room) - 1e-6))
     batch = max(1.0, wanted / waves)
     flops_per_s = peak_flops_per_s(chip, job.weights) * job.tp
+    prompt_tokens = wanted * job.prompt
     # Of a pipeline's stages those are busy at a time that have a part of the batch, or a chunk of the prompt.
     stages = min(float(job.pp), batch)
     chunks = max(batch, prompt_tokens / _CHUNK)
     prefill_stages = job.pp * chunks / (chunks + job.pp - 1.0)
     context = job.prompt + job.output / 2
-    prompt_tokens = wanted * job.prompt
     logits = prompt_tokens if job.every_logit else wanted
     element = 4.0 if job.weights == "fp32" else 2.0
     size = WEIGHT_BYTES[job.weights]
     exchanged = 2.0 * (job.tp - 1) / job.tp * 2 * model.layers * model.hidden * element
+    asked = sm_clocks_per_s(chip)
     link = chip.link_bytes_per_s or _NETWORK_LINK
     scores = 8.0 * job.prompt**2 * wanted * model.query_values / 128 * element if job.unfused else 0.0
     return Ideal(
@@ -190,6 +208,7 @@ def ideal(job: Serving) -> Ideal:
         prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores) / bandwidth,
         prefill_exchange=exchanged * prompt_tokens / link,
         decode_weights=size * model.parameters_read(batch / stages) / bandwidth,
+        decode_reach=0.0 if asked is None else size * model.parameters_read(batch / stages) / (asked * job.tp),
         decode_cache=batch * job.cache_bytes * model.cached(context) / (bandwidth * stages),
         decode_flops=batch * (2.0 * model.active_parameters + 4.0 * model.query_values * context) / (flops_per_s * stages),
         decode_exchange=exchanged * batch / link,

@@ -16,10 +16,10 @@ from bench.estimate.figures import Table, figures
 from bench.estimate.serving import NAMES, Rates
 
 # What is expected of a stack of which nothing is known, and how far it may be off, as logarithms.
-START = (0.65, 0.5, 0.4, 0.45, 40e-6, 10e-6, 10e-6)
-START_SD = (0.35, 0.5, 0.5, 0.5, 1.0, 1.0, 0.8)
-_SHARES = 4  # the first four of NAMES are shares
-_MOST = math.log(1.05)  # of a datasheet's figure; boosts and rounding pass it by little
+START = (0.8, 0.6, 0.45, 0.5, 12.0, 40e-6, 10e-6, 10e-6)
+START_SD = (0.3, 0.5, 0.5, 0.5, 0.4, 1.0, 1.0, 0.8)
+_SHARE, _TIME = (0.01, 1.05), (1e-8, 0.05)  # boosts and rounding pass a datasheet's figure by little
+_BOUNDS = (_SHARE, _SHARE, _SHARE, _SHARE, (1.0, 64.0), _TIME, _TIME, _TIME)
 
 _NOISE = 0.08  # of one row about its stack's rates, as a logarithm
 _FREEDOM = 4.0  # weight of all relatives together, in stacks
@@ -35,6 +35,7 @@ class Group:
     device: str
     vendor: str
     generation: str
+    memory_kind: str  # HBM and GDDR tell little of each other
     logs: tuple[float, ...]  # of the rates, in the order of NAMES
     precisions: tuple[float, ...]  # how well its rows tell each, one over the square
     rows: int
@@ -62,6 +63,8 @@ def likeness(group: Group, variant: str, framework: str, weights: str, chip: Chi
         hardware = 0.5
     else:
         hardware = 0.2 if group.vendor == chip.vendor else 0.05
+    if group.device != device and group.memory_kind[:3] != (chip.memory_kind or "")[:3]:
+        hardware *= 0.5
     return software * hardware
 
 
@@ -112,8 +115,7 @@ def fit(
         soft = np.sign(rows) * np.sqrt(2.0 * (np.sqrt(1.0 + rows**2 / 4.0) - 1.0)) * 2.0**0.5
         return np.concatenate([soft, (logs - centre) / width])
 
-    upper = np.array([_MOST] * _SHARES + [math.log(0.05)] * (len(NAMES) - _SHARES))
-    lower = np.array([math.log(0.01)] * _SHARES + [math.log(1e-8)] * (len(NAMES) - _SHARES))
+    lower, upper = np.log(np.array(_BOUNDS)).T
     start = np.clip(centre, lower + 1e-6, upper - 1e-6)
     found = least_squares(loss, start, bounds=(lower, upper), max_nfev=60, x_scale=width)
     rows = found.jac[: -len(centre)]
