@@ -32,13 +32,12 @@ class Stack:
     framework: str  # "vllm", "tensorrt-llm", "llama.cpp", ...
     variant: str  # as the row has it: version and edition
     weights: str
-    device: str  # as the row has it
     chip: Chip
 
     @property
     def key(self) -> str:
         """One text for it."""
-        return f"{self.variant}|{self.weights}|{self.device}"
+        return f"{self.variant}|{self.weights}|{self.chip.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,10 @@ class Case:
 
 def read(row: Row) -> Case | str:
     """The row as a case, or why it cannot be one."""
-    chip = _chip(row.get("device", ""), number(row, "gpu_mem_gb") or _MEMORY_GB.get((row.get("source_id", ""), row.get("device", ""))))
+    device, source = row.get("device", ""), row.get("source_id", "")
+    chip = _chip(device, number(row, "gpu_mem_gb") or _MEMORY_GB.get((source, device)))
     if chip is None:
-        return f"no datasheet of the device '{row.get('device', '')}' is known: describe it in a .toml file"
+        return f"no datasheet of the device '{device:.80}' is known: describe it in a .toml file"
     model = footprint.named(row.get("model", ""), number(row, "params_b"), number(row, "active_params_b"))
     if model is None:
         return f"the model '{row.get('model', '')}' is not in the catalog and the row has no params_b"
@@ -79,8 +79,8 @@ def read(row: Row) -> Case | str:
     eager = family in ("hf", "pytorch")
     return Case(
         kind=kind,
-        source=row.get("source_id", ""),
-        stack=Stack(framework=family, variant=framework, weights=weights, device=row.get("device", ""), chip=chip),
+        source=source,
+        stack=Stack(framework=family, variant=framework, weights=weights, chip=chip),
         job=Serving(
             footprint=model,
             chip=chip,

@@ -51,7 +51,7 @@ def points(cases: Sequence[jobs.Case]) -> Points:
     return Points(
         variant=np.array([f"{case.stack.variant}|{case.stack.weights}|{case.kind}" for case in cases], object),
         stack=np.array([f"{case.stack.key}|{case.kind}" for case in cases], object),
-        device=np.array([case.stack.device for case in cases], object),
+        device=np.array([case.stack.chip.name for case in cases], object),
         model=np.array([case.job.footprint.name for case in cases], object),
         devices=np.array([f"{case.job.tp}x{case.job.pp}" for case in cases], object),
         work=np.stack(

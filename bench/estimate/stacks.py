@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.chip import Chip
 from bench.estimate.figures import Table, figures
+from bench.estimate.inference_jobs import Stack
 from bench.estimate.serving import NAMES, Rates
 
 # What is expected of a stack of which nothing is known, and how far it may be off, as logarithms.
@@ -22,7 +23,6 @@ _SHARE, _TIME = (0.01, 1.05), (1e-8, 0.05)  # boosts and rounding pass a datashe
 _BOUNDS = (_SHARE, _SHARE, _SHARE, _SHARE, (1.0, 64.0), _TIME, _TIME, _TIME)
 
 _NOISE = 0.08  # of one row about its stack's rates, as a logarithm
-_FREEDOM = 4.0  # weight of all relatives together, in stacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Group:
     variant: str
     framework: str
     weights: str
-    device: str
+    chip: str
     vendor: str
     generation: str
     memory_kind: str  # HBM and GDDR tell little of each other
@@ -41,42 +41,42 @@ class Group:
     rows: int
     sources: tuple[str, ...]
 
+    @property
+    def key(self) -> str:
+        """As of the stack."""
+        return f"{self.variant}|{self.weights}|{self.chip}"
+
 
 def rates_of(logs: Sequence[Any]) -> Rates:
     """Rates from their logarithms."""
     return Rates(**{name: math.e**log for name, log in zip(NAMES, logs, strict=True)})
 
 
-def likeness(group: Group, variant: str, framework: str, weights: str, chip: Chip, device: str) -> float:
+def likeness(group: Group, stack: Stack) -> float:
     """How much a measured stack says of another: 1 for itself."""
-    if group.variant == variant:
+    chip = stack.chip
+    if group.variant == stack.variant:
         software = 1.0
-    elif group.framework == framework:
+    elif group.framework == stack.framework:
         software = 0.4
     else:
         software = 0.01
-    if group.weights != weights:
+    if group.weights != stack.weights:
         software *= 0.15
-    if group.device == device:
+    if group.chip == stack.chip.name:
         hardware = 1.0
     elif group.generation == chip.generation:
         hardware = 0.5
     else:
         hardware = 0.2 if group.vendor == chip.vendor else 0.05
-    if group.device != device and group.memory_kind[:3] != (chip.memory_kind or "")[:3]:
+    if group.chip != stack.chip.name and group.memory_kind[:3] != (chip.memory_kind or "")[:3]:
         hardware *= 0.5
     return software * hardware
 
 
-def expected(
-    groups: Sequence[Group], variant: str, framework: str, weights: str, chip: Chip, device: str
-) -> tuple[list[float], list[float]]:
+def expected(groups: Sequence[Group], stack: Stack) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the logarithms of a stack's rates, from all relatives but itself."""
-    kin = [
-        (likeness(one, variant, framework, weights, chip, device), one)
-        for one in groups
-        if not (one.variant == variant and one.device == device and one.weights == weights)
-    ]
+    kin = [(likeness(one, stack), one) for one in groups if one.key != stack.key]
     means, sds = [], []
     for index, (start, sd) in enumerate(zip(START, START_SD, strict=True)):
         # A relative counts for its likeness and for how well its own rows told this rate.
@@ -120,3 +120,11 @@ def fit(
     found = least_squares(loss, start, bounds=(lower, upper), max_nfev=60, x_scale=width)
     rows = found.jac[: -len(centre)]
     return tuple(float(x) for x in found.x), tuple(float(x) for x in (rows**2).sum(axis=0))
+
+
+def variant_of(groups: Sequence[Group], family: str, framework: str, weights: str, chip: Chip) -> str:
+    """The edition of that software that most rows speak of, on this chip where there are any; else its own name."""
+    if any(one.variant == framework for one in groups):
+        return framework
+    kin = [one for one in groups if one.framework == family]
+    return max(kin, key=lambda one: (one.chip == chip.name, one.weights == weights, one.rows)).variant if kin else framework

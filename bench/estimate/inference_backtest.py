@@ -1,0 +1,136 @@
+"""Back-test: published inference rows predicted by what was fitted without them, in four ways of leaving out.
+
+configurations  four in ten sweeps of each source (a sweep: one stack, model and number of devices), at random
+device          all rows of a kind of device, for the software that other devices were measured with
+source          all rows of a source
+own rows        as the first, with ten rows of the stack's left-out ones given as one's own
+
+Errors are max(p/m, m/p) - 1. Figures are taken per source, then their median over sources.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.estimate import fitted as fits
+from bench.estimate import inference_jobs, published, serving
+from bench.estimate.figures import figures, measured
+from bench.estimate.inference_jobs import Case
+from bench.estimate.published import Row
+
+_LEFT_OUT = 0.4
+_OWN_ROWS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A row with its case and what it measured."""
+
+    row: Row
+    case: Case
+    figures: Mapping[str, float]
+
+    @property
+    def main(self) -> str:
+        """The figure that the row is about."""
+        return "ttft" if self.case.kind == "ttft" else "rate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """One left-out figure: what was expected, what was measured, and how the expectation came about."""
+
+    known: Known
+    figure: str
+    predicted: float
+    nearness: float
+    evidence: str
+    baselines: Mapping[str, float]
+
+    @property
+    def measured(self) -> float:
+        """The truth."""
+        return self.known.figures[self.figure]
+
+    @property
+    def error(self) -> float:
+        """As issue 6 counts it."""
+        return max(self.predicted / self.measured, self.measured / self.predicted) - 1.0
+
+
+def known_rows(rows: Sequence[Row] | None = None) -> list[Known]:
+    """The trusted rows that are cases and measured something."""
+    found = []
+    for row in published.rows("inference") if rows is None else rows:
+        case = inference_jobs.read(row)
+        if isinstance(case, str):
+            continue
+        values = measured(row, case)
+        if values:
+            found.append(Known(row=row, case=case, figures=values))
+    return found
+
+
+def fit(known: Sequence[Known], **options: Any) -> fits.Fitted:
+    """Learns from them."""
+    return fits.fit([one.case for one in known], [one.figures for one in known], **options)
+
+
+def hold(fitted: fits.Fitted, out: Sequence[Known], local: Sequence[Known] = ()) -> list[Held]:
+    """Expectations for left-out rows."""
+    estimates = fits.estimate(
+        fitted, [one.case for one in out], [one.case for one in local], [one.figures for one in local]
+    )
+    plain = baselines(estimates.table)
+    return [
+        Held(
+            known=one,
+            figure=name,
+            predicted=float(estimates.values[name][index]),
+            nearness=float(estimates.nearness[name][index]),
+            evidence=estimates.evidence[index],
+            baselines={which: float(values[name][index]) for which, values in plain.items()},
+        )
+        for index, one in enumerate(out)
+        for name in one.figures
+    ]
+
+
+def baselines(of: Any) -> dict[str, dict[str, Any]]:
+    """What one would say without any fit: the roofline of the datasheet, and the usual shares of it."""
+    free = {"host_s": 0.0, "sequence_s": 0.0, "message_s": 0.0, "reach": 1e9}
+    plain = serving.Rates(weights=1.0, cache=1.0, compute=1.0, prefill=1.0, **free)
+    rule = serving.Rates(weights=0.6, cache=0.6, compute=0.4, prefill=0.5, **free)
+    return {"roofline": figures(of, plain), "bandwidth rule": figures(of, rule)}
+
+
+def configurations(known: Sequence[Known], seed: int) -> tuple[list[Known], list[Known]]:
+    """Kept and left out, by whole sweeps."""
+    by_source: dict[str, set[str]] = defaultdict(set)
+    for one in known:
+        by_source[one.case.source].add(one.case.block)
+    out: set[str] = set()
+    for source in sorted(by_source):
+        blocks = sorted(by_source[source])
+        out.update(random.Random(f"{seed} {source}").sample(blocks, round(_LEFT_OUT * len(blocks))))  # noqa: S311
+    return [one for one in known if one.case.block not in out], [one for one in known if one.case.block in out]
+
+
+def own_rows(out: Sequence[Known], seed: int) -> Iterator[tuple[list[Known], list[Known]]]:
+    """For each stack among the left-out rows: ten of them, and the others."""
+    stacks: dict[tuple[str, str], list[Known]] = defaultdict(list)
+    for one in out:
+        stacks[one.case.source, one.case.stack.key].append(one)
+    for key in sorted(stacks):
+        rows = list(stacks[key])
+        random.Random(f"{seed} {key}").shuffle(rows)  # noqa: S311
+        if len(rows) > _OWN_ROWS:
+            yield rows[:_OWN_ROWS], rows[_OWN_ROWS:]
+
+
+def leave_out(known: Sequence[Known], of: Callable[[Known], str]) -> Iterator[tuple[list[Known], list[Known]]]:
+    """For each value of `of`: the rows without it, and with it."""
+    for value in sorted({of(one) for one in known}):
+        yield [one for one in known if of(one) != value], [one for one in known if of(one) == value]
