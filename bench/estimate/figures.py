@@ -60,6 +60,7 @@ def figures(of: Table, rates: Rates) -> dict[str, Any]:
     pace = step + prefill / answers
     kind = of.kind
     seconds = np.select([kind == "offline", kind == "prefill", kind == "decode"], [latency, prefill, step], pace)
+    # A single rate may stand for all rows, or a line of rates for many sets of them.
     counted = np.where((kind == "online") | (kind == "output") | (kind == "decode"), of.ideal.sequences, of.tokens)
     return {"rate": counted / seconds, "tpot": step, "ttft": first}
 

@@ -8,6 +8,7 @@ own rows        as the first, with ten rows of the stack's left-out ones given a
 Errors are max(p/m, m/p) - 1. Figures are taken per source, then their median over sources.
 """
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from bench.estimate import fitted as fits
 from bench.estimate import inference_jobs, published, serving
+from bench.estimate.confidence import group_of, sigma
 from bench.estimate.figures import figures, measured
 from bench.estimate.inference_jobs import Case
 from bench.estimate.published import Row
@@ -100,7 +102,7 @@ def hold(fitted: fits.Fitted, out: Sequence[Known], local: Sequence[Known] = ())
 
 def baselines(of: Any) -> dict[str, dict[str, Any]]:
     """What one would say without any fit: the roofline of the datasheet, and the usual shares of it."""
-    free = {"host_s": 0.0, "sequence_s": 0.0, "message_s": 0.0, "reach": 1e9}
+    free = {"host_s": 0.0, "sequence_s": 0.0, "message_s": 0.0, "reach": 1e9, "experts": 1.0, "link": 1.0}
     plain = serving.Rates(weights=1.0, cache=1.0, compute=1.0, prefill=1.0, **free)
     rule = serving.Rates(weights=0.6, cache=0.6, compute=0.4, prefill=0.5, **free)
     return {"roofline": figures(of, plain), "bandwidth rule": figures(of, rule)}
@@ -134,3 +136,53 @@ def leave_out(known: Sequence[Known], of: Callable[[Known], str]) -> Iterator[tu
     """For each value of `of`: the rows without it, and with it."""
     for value in sorted({of(one) for one in known}):
         yield [one for one in known if of(one) != value], [one for one in known if of(one) == value]
+
+
+def everything(known: Sequence[Known], seeds: Sequence[int] = (0, 1, 2)) -> dict[str, list[Held]]:
+    """All four ways of leaving out."""
+    found: dict[str, list[Held]] = {"configurations": [], "own rows": [], "device": [], "source": []}
+    for seed in seeds:
+        kept, out = configurations(known, seed)
+        fitted = fit(kept)
+        found["configurations"] += hold(fitted, out)
+        for own, rest in own_rows(out, seed):
+            found["own rows"] += hold(fitted, rest, own)
+    for kept, out in leave_out(known, lambda one: one.case.stack.chip.name):
+        found["device"] += hold(fit(kept), out)
+    for kept, out in leave_out(known, lambda one: one.case.source):
+        found["source"] += hold(fit(kept), out)
+    return found
+
+
+def scores(held: Sequence[Held]) -> dict[str, dict[str, dict[str, float]]]:
+    """By class of evidence, then by laboratory and software: what 80 and 90 % of the errors were within, over sigma."""
+    import numpy as np
+
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in held:
+        if one.figure == one.known.main:
+            wide = sigma(one.nearness, one.known.case.job.footprint.known)
+            found[one.evidence][group_of(one.known.case)].append(math.log1p(one.error) / wide)
+    return {
+        evidence: {
+            group: {"q80": round(float(np.quantile(s, 0.8)), 4), "q90": round(float(np.quantile(s, 0.9)), 4), "rows": len(s)}
+            for group, s in sorted(groups.items())
+        }
+        for evidence, groups in sorted(found.items())
+    }
+
+
+def summary(held: Sequence[Held]) -> dict[str, float]:
+    """Over sources: the median of their medians, and of their 90 % quantiles; main figures only."""
+    import numpy as np
+
+    by_source: dict[str, list[float]] = defaultdict(list)
+    for one in held:
+        if one.figure == one.known.main:
+            by_source[one.known.case.source].append(one.error)
+    return {
+        "rows": sum(map(len, by_source.values())),
+        "sources": len(by_source),
+        "median": round(float(np.median([np.median(errors) for errors in by_source.values()])), 4),
+        "p90": round(float(np.median([np.quantile(errors, 0.9) for errors in by_source.values()])), 4),
+    }

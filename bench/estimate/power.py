@@ -86,8 +86,8 @@ def shares_of(estimates: Estimates) -> Any:
     seconds = decodes * serving.total(step) + prefills * serving.total(prefill)
     online = (kind == "online") | (kind == "output")
     seconds = np.where(online, ideal.sequences / estimates.values["rate"], seconds)
-    compute = decodes * ideal.decode_flops + prefills * ideal.prefill_flops
-    memory = decodes * (ideal.decode_weights + ideal.decode_cache) + prefills * ideal.prefill_activations
+    compute = decodes * ideal.decode_flops + prefills * (ideal.prefill_flops + ideal.prefill_expert_flops)
+    memory = decodes * (ideal.decode_weights + ideal.decode_experts + ideal.decode_cache) + prefills * ideal.prefill_activations
     waiting = decodes * step["communication"] + prefills * prefill["communication"]
     return np.stack([compute, memory, waiting], axis=1) / seconds[:, None]
 

@@ -17,6 +17,7 @@ import bench.estimate.inference_jobs as jobs
 
 # Lengths over which a remainder stays alike, in octaves: batch, prompt, output.
 _WORK_LENGTHS = (1.2, 2.0, 2.0)
+_FAR_OFF = 0.25
 _DEVICES_LENGTH = 1.0
 _SHAPE_LENGTHS = (1.5, 1.5, 1.5)  # parameters, active parameters, cached values
 
@@ -104,7 +105,9 @@ def fit(rows: Points, residuals: Any, scales: Scales) -> Any:
     import numpy as np
     from scipy.linalg import cho_factor, cho_solve
 
-    matrix = covariance(rows, rows, scales) + scales.noise**2 * np.eye(len(rows))
+    # A row that lies far off is more likely wrong, or of another kind, than a guide to its neighbours.
+    doubt = scales.noise + 0.5 * np.maximum(0.0, np.abs(residuals) - _FAR_OFF)
+    matrix = covariance(rows, rows, scales) + np.diag(doubt**2)
     return cho_solve(cho_factor(matrix, lower=True), residuals)
 
 

@@ -49,12 +49,14 @@ _NETWORK_LINK = 25e9  # bytes/s each way where the sheet gives no link: PCIe 4.0
 class Ideal:
     """A job's terms at the datasheet's rates, each a number or an array. Seconds, but for the counts."""
 
-    prefill_flops: Any
+    prefill_flops: Any  # but those of experts
+    prefill_expert_flops: Any
     prefill_bytes: Any  # weights, once for each batch that is prefilled
     prefill_activations: Any
     prefill_exchange: Any
-    decode_weights: Any
-    decode_reach: Any  # the same weights at one byte a clock and SM
+    decode_weights: Any  # but those of experts
+    decode_experts: Any
+    decode_reach: Any  # the same weights, experts too, at one byte a clock and SM
     decode_cache: Any
     decode_flops: Any
     decode_exchange: Any
@@ -75,6 +77,8 @@ class Rates:
     compute: Any  # share of the peak in decode
     prefill: Any  # share of the peak in prefill
     reach: Any  # bytes of weights a clock and SM
+    experts: Any  # what experts reach, as a share of what dense weights do
+    link: Any  # share of the link's rate
     host_s: Any  # for each layer and forward pass
     sequence_s: Any  # for each sequence and step: sampling, scheduling, detokenizing
     message_s: Any  # for each message between devices
@@ -85,18 +89,21 @@ NAMES = tuple(one.name for one in fields(Rates))
 
 def prefill_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     """Terms of the prefill of the whole batch."""
-    products = _larger(ideal.prefill_flops / rates.prefill, ideal.prefill_bytes / rates.weights)
+    flops = ideal.prefill_flops + ideal.prefill_expert_flops / rates.experts
+    products = _larger(flops / rates.prefill, ideal.prefill_bytes / rates.weights)
     return {
         "prefill": products,
         "prefill memory": ideal.prefill_activations / rates.weights,
         "launch": ideal.prefill_batches * ideal.layers * rates.host_s,
-        "communication": ideal.prefill_exchange + ideal.prefill_batches * ideal.messages * rates.message_s,
+        "communication": ideal.prefill_exchange / rates.link + ideal.prefill_batches * ideal.messages * rates.message_s,
     }
 
 
 def step_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     """Terms of one decode step, halfway through the answer. They add up to it."""
-    weights = _larger(ideal.decode_weights / rates.weights, ideal.decode_reach / rates.reach)
+    weights = _larger(
+        (ideal.decode_weights + ideal.decode_experts / rates.experts) / rates.weights, ideal.decode_reach / rates.reach
+    )
     read = weights + ideal.decode_cache / rates.cache
     kernels = _larger(read, ideal.decode_flops / rates.compute)
     weights = weights / read
@@ -105,7 +112,7 @@ def step_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
         "cache": kernels * (1.0 - weights),
         "launch": ideal.layers * rates.host_s,
         "scheduling": ideal.sequences * rates.sequence_s,
-        "communication": ideal.decode_exchange + ideal.messages * rates.message_s,
+        "communication": ideal.decode_exchange / rates.link + ideal.messages * rates.message_s,
     }
 
 
@@ -195,20 +202,27 @@ def ideal(job: Serving) -> Ideal:
     element = 4.0 if job.weights == "fp32" else 2.0
     size = WEIGHT_BYTES[job.weights]
     exchanged = 2.0 * (job.tp - 1) / job.tp * 2 * model.layers * model.hidden * element
+    read = model.parameters_read(batch / stages)
     asked = sm_clocks_per_s(chip)
     link = chip.link_bytes_per_s or _NETWORK_LINK
     scores = 8.0 * job.prompt**2 * wanted * model.query_values / 128 * element if job.unfused else 0.0
     return Ideal(
         prefill_flops=(
-            2.0 * (prompt_tokens * (model.active_parameters - model.head_parameters) + logits * model.head_parameters)
+            2.0 * (prompt_tokens * (model.dense_parameters - model.head_parameters) + logits * model.head_parameters)
             + 2.0 * prompt_tokens * job.prompt * model.query_values
         )
+        / (flops_per_s * prefill_stages),
+        prefill_expert_flops=2.0
+        * prompt_tokens
+        * model.experts_per_token
+        * model.expert_parameters
         / (flops_per_s * prefill_stages),
         prefill_bytes=size * model.parameters_read(prompt_tokens) / bandwidth,
         prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores) / bandwidth,
         prefill_exchange=exchanged * prompt_tokens / link,
-        decode_weights=size * model.parameters_read(batch / stages) / bandwidth,
-        decode_reach=0.0 if asked is None else size * model.parameters_read(batch / stages) / (asked * job.tp),
+        decode_weights=size * model.dense_parameters / bandwidth,
+        decode_experts=size * (read - model.dense_parameters) / bandwidth,
+        decode_reach=0.0 if asked is None else size * read / (asked * job.tp),
         decode_cache=batch * job.cache_bytes * model.cached(context) / (bandwidth * stages),
         decode_flops=batch * (2.0 * model.active_parameters + 4.0 * model.query_values * context) / (flops_per_s * stages),
         decode_exchange=exchanged * batch / link,
