@@ -102,7 +102,7 @@ def hold(fitted: fits.Fitted, out: Sequence[Known], local: Sequence[Known] = ())
 
 def baselines(of: Any) -> dict[str, dict[str, Any]]:
     """What one would say without any fit: the roofline of the datasheet, and the usual shares of it."""
-    free = {"host_s": 0.0, "sequence_s": 0.0, "message_s": 0.0, "reach": 1e9, "experts": 1.0, "link": 1.0}
+    free = {"host_s": 0.0, "expert_s": 0.0, "sequence_s": 0.0, "message_s": 0.0, "reach": 1e9, "experts": 1.0, "link": 1.0}
     plain = serving.Rates(weights=1.0, cache=1.0, compute=1.0, prefill=1.0, **free)
     rule = serving.Rates(weights=0.6, cache=0.6, compute=0.4, prefill=0.5, **free)
     return {"roofline": figures(of, plain), "bandwidth rule": figures(of, rule)}

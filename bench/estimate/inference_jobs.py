@@ -19,9 +19,12 @@ Kind = Literal["offline", "output", "online", "decode", "prefill", "ttft"]
 
 # Lengths of prompts where a row has none, by what is asked: questions of a chat, tasks to reason about, code to go on
 # with. ML.ENERGY's prompts follow data sets whose lengths are not in the rows.
-_CHAT, _REASONING, _CODE = 300.0, 300.0, 2500.0
+_CHAT, _REASONING, _CODE = 100.0, 250.0, 2500.0
 # What a source says of its machine elsewhere than in its rows: LLM-Inference-Bench ran on Polaris and ThetaGPU.
 _MEMORY_GB = {("argonne", "A100"): 40.0}
+# An MI250 holds two dies, each a device of its own to software and in our catalog. Mixtral 8x7B, which needs 93 GB, ran
+# on "one" there, so its rows count boards.
+_DIES = {("argonne", "MI250"): 2}
 _LONG_ANSWER = 1500.0  # tokens: only reasoning writes so many
 
 
@@ -72,7 +75,7 @@ def read(row: Row) -> Case | str:
     framework = row.get("framework", "")
     family = family_of(framework)
     weights = weights_of(row, chip)
-    devices = max(1, round(number(row, "n_gpus") or 1))
+    devices = max(1, round(number(row, "n_gpus") or 1)) * _DIES.get((source, device), 1)
     tp, pp = _layout(row, devices, family)
     prompt, output = _lengths(row, kind)
     batch = number(row, "batch") or number(row, "concurrency")
@@ -93,6 +96,7 @@ def read(row: Row) -> Case | str:
             weights=weights,
             cache_bytes=_cache_bytes(row, weights, family),
             unfused=eager,
+            half_sums=family == "llama.cpp",
             every_logit=kind == "prefill" and eager,
             continuous=family not in ("tensorrt-llm", "deepspeed", "hf") or kind != "offline",
         ),

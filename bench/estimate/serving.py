@@ -39,6 +39,7 @@ _PRODUCT = {
 # Where a sheet of a card for graphics gives FP32 alone: its tensor cores' dense rates are these multiples of it, as in
 # all of Ampere's and Ada's professional cards.
 _TENSOR_CORES = {"fp8": 8.0, "fp4": 16.0}
+_HALVED = ("Ampere", "Ada", "Blackwell")  # whose GeForce cards sum in FP32 at half of the rate
 _FLOOR_FLOPS_PER_S = 1e11
 _MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
 _CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.cpp's n_ubatch
@@ -61,6 +62,7 @@ class Ideal:
     decode_flops: Any
     decode_exchange: Any
     layers: Any
+    expert_layers: Any
     sequences: Any  # that a decode step advances
     messages: Any  # all-reduces and hand-overs in one forward pass
     steps: Any  # decode steps from the first to the last token
@@ -80,6 +82,7 @@ class Rates:
     experts: Any  # what experts reach, as a share of what dense weights do
     link: Any  # share of the link's rate
     host_s: Any  # for each layer and forward pass
+    expert_s: Any  # for each layer with experts besides: routing, sorting, grouped products
     sequence_s: Any  # for each sequence and step: sampling, scheduling, detokenizing
     message_s: Any  # for each message between devices
 
@@ -94,7 +97,7 @@ def prefill_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     return {
         "prefill": products,
         "prefill memory": ideal.prefill_activations / rates.weights,
-        "launch": ideal.prefill_batches * ideal.layers * rates.host_s,
+        "launch": ideal.prefill_batches * (ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s),
         "communication": ideal.prefill_exchange / rates.link + ideal.prefill_batches * ideal.messages * rates.message_s,
     }
 
@@ -110,7 +113,7 @@ def step_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     return {
         "weights": kernels * weights,
         "cache": kernels * (1.0 - weights),
-        "launch": ideal.layers * rates.host_s,
+        "launch": ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s,
         "scheduling": ideal.sequences * rates.sequence_s,
         "communication": ideal.decode_exchange / rates.link + ideal.messages * rates.message_s,
     }
@@ -140,6 +143,7 @@ class Serving:
     weights: str = "full"  # a key of WEIGHT_BYTES
     cache_bytes: float = 2.0
     unfused: bool = False  # attention writes its scores to memory
+    half_sums: bool = False  # products are summed in 16 bits or as integers, which cards for games do at full rate
     every_logit: bool = False  # one forward pass that gives the logits of all tokens, not of the last
     continuous: bool = True  # a sequence that ends makes room for the next; else a batch ends as one
     most_sequences: int = 2048
@@ -162,8 +166,10 @@ class Serving:
         return self.room >= 1.0
 
 
-def peak_flops_per_s(chip: Chip, weights: str) -> float:
+def peak_flops_per_s(chip: Chip, weights: str, half_sums: bool = False) -> float:
     """The dense peak of the type that products with such weights run in."""
+    if half_sums and chip.vendor == "NVIDIA" and chip.generation in _HALVED:
+        return max(peak_flops_per_s(chip, weights), 4.0 * chip.flops_per_s.get("fp32", 0.0))
     for dtype in _PRODUCT.get(weights, ("bf16", "fp16", "fp32")):
         if (rate := chip.flops_per_s.get(dtype)) is not None:
             return rate
@@ -191,7 +197,7 @@ def ideal(job: Serving) -> Ideal:
     elif not job.continuous:
         waves = float(math.ceil(wanted / max(1.0, job.room) - 1e-6))
     batch = max(1.0, wanted / waves)
-    flops_per_s = peak_flops_per_s(chip, job.weights) * job.tp
+    flops_per_s = peak_flops_per_s(chip, job.weights, job.half_sums) * job.tp
     prompt_tokens = wanted * job.prompt
     # Of a pipeline's stages those are busy at a time that have a part of the batch, or a chunk of the prompt.
     stages = min(float(job.pp), batch)
@@ -227,6 +233,7 @@ def ideal(job: Serving) -> Ideal:
         decode_flops=batch * (2.0 * model.active_parameters + 4.0 * model.query_values * context) / (flops_per_s * stages),
         decode_exchange=exchanged * batch / link,
         layers=model.layers,
+        expert_layers=model.layers if model.experts else 0.0,
         sequences=batch,
         messages=2.0 * model.layers * (job.tp > 1) + (job.pp - 1),
         steps=max(0.0, job.output - 1),
