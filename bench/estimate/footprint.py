@@ -27,6 +27,7 @@ class Footprint:
     cached_values: float  # of one token of context, over all layers that see all of it
     windowed_values: float = 0.0  # the same over layers that see a window
     window: float = 0.0
+    state_values: float = 0.0  # of one sequence whatever its length, in layers that keep a state in place of a cache
     head_parameters: float = 0.0  # of the dense ones; prefill needs it for the last token only
     query_values: float  # widths of the queries of one token, over all layers
     known: bool = True  # False: derived from a number of parameters alone
@@ -50,7 +51,7 @@ class Footprint:
 
     def cached(self, context: float) -> float:
         """Values in the cache of one sequence."""
-        return self.cached_values * context + self.windowed_values * min(context, self.window)
+        return self.state_values + self.cached_values * context + self.windowed_values * min(context, self.window)
 
 
 def of_model(model: Model) -> Footprint:
@@ -152,8 +153,13 @@ _OTHERS = (
     (r"kimi.k2", (61, 7168, 288, 12288, 3 * 7168 * 2048, 384, 8, 163840, 3 * 7168 * 2048)),
 )  # fmt: skip
 # Hybrids keep a cache in few layers, and a state of fixed size in the others: (total parameters, layers, layers with
-# attention, hidden, key-value width); NVIDIA 2025, Nemotron Nano 2, table 1.
-_HYBRIDS = ((r"nemotron.nano.9b", (8.9e9, 56, 4, 4480, 1024)), (r"nemotron.nano.12b", (12.3e9, 62, 6, 5120, 1024)))
+# attention, hidden, key-value width, layers with a state); NVIDIA 2025, Nemotron Nano 2, table 1. A state has 128 heads
+# of 80 channels of 128 values, in 4 bytes, and is read and written at each step: as much as four values of two bytes.
+_HYBRIDS = (
+    (r"nemotron.nano.9b", (8.9e9, 56, 4, 4480, 1024, 27)),
+    (r"nemotron.nano.12b", (12.3e9, 62, 6, 5120, 1024, 28)),
+)
+_STATE_VALUES = 4.0 * 128 * 80 * 128
 
 
 @cache
@@ -198,7 +204,7 @@ def _other(text: str) -> Footprint | None:
 
 
 def _hybrid(text: str) -> Footprint | None:
-    for pattern, (parameters, layers, attending, hidden, kv) in _HYBRIDS:
+    for pattern, (parameters, layers, attending, hidden, kv, stateful) in _HYBRIDS:
         if re.search(pattern, text):
             return Footprint(
                 name=pattern,
@@ -206,6 +212,7 @@ def _hybrid(text: str) -> Footprint | None:
                 hidden=hidden,
                 dense_parameters=parameters - 131072 * hidden,
                 cached_values=2.0 * kv * attending,
+                state_values=_STATE_VALUES * stateful,
                 head_parameters=131072.0 * hidden,
                 query_values=float(hidden * attending),
             )

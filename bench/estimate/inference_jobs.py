@@ -25,6 +25,9 @@ _MEMORY_GB = {("argonne", "A100"): 40.0}
 # An MI250 holds two dies, each a device of its own to software and in our catalog. Mixtral 8x7B, which needs 93 GB, ran
 # on "one" there, so its rows count boards.
 _DIES = {("argonne", "MI250"): 2}
+# Eager attention writes the products, reads and writes them to scale, to mask and for the softmax, and reads them. Of
+# llama.cpp's, without flash attention, the mask and softmax are one, and only the lower triangle is gone through.
+_SCORE_PASSES = {"hf": 8.0, "pytorch": 8.0, "llama.cpp": 4.0}
 _LONG_ANSWER = 1500.0  # tokens: only reasoning writes so many
 
 
@@ -95,7 +98,7 @@ def read(row: Row) -> Case | str:
             batch=None if kind == "output" and batch is None else (batch or 1.0),
             weights=weights,
             cache_bytes=_cache_bytes(row, weights, family),
-            unfused=eager,
+            score_passes=_SCORE_PASSES.get(family, 0.0),
             half_sums=family == "llama.cpp",
             every_logit=kind == "prefill" and eager,
             continuous=family not in ("tensorrt-llm", "deepspeed", "hf") or kind != "offline",

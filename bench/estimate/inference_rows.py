@@ -77,7 +77,8 @@ def case_of(job: ServingJob) -> Case:
             batch=float(job.batch) / layout.dp,
             weights=weights,
             cache_bytes=job.kv_bytes,
-            unfused=job.stack.attention == "unfused",
+            score_passes=8.0 if job.stack.attention == "unfused" else 0.0,
+            half_sums=family == "llama.cpp",
         ),
     )
 

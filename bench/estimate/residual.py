@@ -16,7 +16,7 @@ from typing import Any
 import bench.estimate.inference_jobs as jobs
 
 # Lengths over which a remainder stays alike, in octaves: batch, prompt, output.
-_WORK_LENGTHS = (1.2, 2.0, 2.0)
+_WORK_LENGTHS = (2.0, 2.5, 2.5)
 _FAR_OFF = 0.25
 _DEVICES_LENGTH = 1.0
 _SHAPE_LENGTHS = (1.5, 1.5, 1.5)  # parameters, active parameters, cached values
@@ -78,7 +78,7 @@ def points(cases: Sequence[jobs.Case]) -> Points:
 class Scales:
     """Standard deviations of the terms of the covariance, and of what no row shares with another."""
 
-    stack: float = 0.05
+    stack: float = 0.03
     work: float = 0.10
     layout: float = 0.10
     model: float = 0.10

@@ -42,6 +42,8 @@ _TENSOR_CORES = {"fp8": 8.0, "fp4": 16.0}
 _HALVED = ("Ampere", "Ada", "Blackwell")  # whose GeForce cards sum in FP32 at half of the rate
 _FLOOR_FLOPS_PER_S = 1e11
 _MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
+_HEAD_DIM = 128.0  # of nearly all models; the number of heads is what the scores need
+_PIPELINE_GAIN = 0.75  # of what the bubble leaves; stages are unequal and hand over (llama.cpp, 2 and 4 GPUs)
 _CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.cpp's n_ubatch
 _NETWORK_LINK = 25e9  # bytes/s each way where the sheet gives no link: PCIe 4.0 x16, less its overhead
 
@@ -142,7 +144,7 @@ class Serving:
     batch: float | None  # sequences at once; None: as many as the memory holds
     weights: str = "full"  # a key of WEIGHT_BYTES
     cache_bytes: float = 2.0
-    unfused: bool = False  # attention writes its scores to memory
+    score_passes: float = 0.0  # how often unfused attention writes or reads all pairs' scores; 0: it keeps them on chip
     half_sums: bool = False  # products are summed in 16 bits or as integers, which cards for games do at full rate
     every_logit: bool = False  # one forward pass that gives the logits of all tokens, not of the last
     continuous: bool = True  # a sequence that ends makes room for the next; else a batch ends as one
@@ -202,7 +204,7 @@ def ideal(job: Serving) -> Ideal:
     # Of a pipeline's stages those are busy at a time that have a part of the batch, or a chunk of the prompt.
     stages = min(float(job.pp), batch)
     chunks = max(batch, prompt_tokens / _CHUNK)
-    prefill_stages = job.pp * chunks / (chunks + job.pp - 1.0)
+    prefill_stages = 1.0 + _PIPELINE_GAIN * (job.pp * chunks / (chunks + job.pp - 1.0) - 1.0)
     context = job.prompt + job.output / 2
     logits = prompt_tokens if job.every_logit else wanted
     element = 4.0 if job.weights == "fp32" else 2.0
@@ -211,7 +213,7 @@ def ideal(job: Serving) -> Ideal:
     read = model.parameters_read(batch / stages)
     asked = sm_clocks_per_s(chip)
     link = chip.link_bytes_per_s or _NETWORK_LINK
-    scores = 8.0 * job.prompt**2 * wanted * model.query_values / 128 * element if job.unfused else 0.0
+    scores = job.score_passes * job.prompt**2 * wanted * model.query_values / _HEAD_DIM * element
     return Ideal(
         prefill_flops=(
             2.0 * (prompt_tokens * (model.dense_parameters - model.head_parameters) + logits * model.head_parameters)

@@ -7,7 +7,7 @@ figures carry over between chips far better than the figures themselves.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,20 @@ from bench.estimate.serving import NAMES, Rates
 # What is expected of a stack of which nothing is known, and how far it may be off, as logarithms.
 START = (0.8, 0.6, 0.45, 0.5, 12.0, 0.7, 0.5, 40e-6, 30e-6, 10e-6, 10e-6)
 START_SD = (0.3, 0.5, 0.5, 0.5, 0.4, 0.3, 0.4, 1.0, 1.0, 1.0, 0.8)
-# What is known of some software besides: llama.cpp's kernels keep some 7 bytes a clock and SM under way (serving.py).
-_STARTS = {"llama.cpp": {"reach": 7.0}}
+# What the design of some software says besides, where no row that we may fit on speaks of it. llama.cpp's kernels keep
+# some 7 bytes a clock and SM under way (serving.py). Eager PyTorch starts some 20 kernels a layer one by one, at 20 to
+# 30 us each. gpt-fast replays one compiled graph; its README gives shares of 0.6 to 0.7 of the bandwidth with 16 bits
+# and less than 0.4 with 4, whose unpacking costs more than their reading.
+_STARTS: Mapping[str, Mapping[str, float]] = {
+    "llama.cpp": {"reach": 7.0},
+    "litgpt": {"host_s": 600e-6},
+    "hf": {"host_s": 700e-6},
+    "pytorch": {"host_s": 600e-6},
+    "gpt-fast": {"weights": 0.75, "host_s": 35e-6, "sequence_s": 1e-6},
+}
+_FORMATS: Mapping[tuple[str, str], float] = {
+    ("gpt-fast", "int8"): 0.65, ("gpt-fast", "int4"): 0.48, ("litgpt", "int4"): 0.25, ("litgpt", "int8"): 0.3,
+}  # fmt: skip
 _SHARE, _TIME = (0.01, 1.05), (1e-8, 0.05)  # boosts and rounding pass a datasheet's figure by little
 _BOUNDS = (_SHARE, _SHARE, _SHARE, _SHARE, (1.0, 64.0), (0.05, 1.5), (0.02, 1.05), _TIME, _TIME, _TIME, _TIME)
 
@@ -87,14 +99,20 @@ def expected(groups: Sequence[Group], stack: Stack) -> tuple[list[float], list[f
             (close / (sd**2 * (1.0 - close + 0.05) + 1.0 / max(one.precisions[index], 1e-9)), one.logs[index])
             for close, one in kin
         ]
-        prior = 0.02 / sd**2
+        own = _stated(stack, NAMES[index])
+        prior, start = (0.3 / sd**2, own) if own else (0.02 / sd**2, start)
         weight = prior + sum(share for share, _ in told)
-        start = _STARTS.get(stack.framework, {}).get(NAMES[index], start)
         mean = (prior * math.log(start) + sum(share * log for share, log in told)) / weight
         spread = sum(share * (log - mean) ** 2 for share, log in told) / weight
         means.append(mean)
         sds.append(math.sqrt(min(sd**2, max((0.3 * sd) ** 2, spread + 1.0 / weight))))
     return means, sds
+
+
+def _stated(stack: Stack, name: str) -> float | None:
+    if name == "weights" and (share := _FORMATS.get((stack.framework, stack.weights))):
+        return share
+    return _STARTS.get(stack.framework, {}).get(name)
 
 
 def fit(
