@@ -9,7 +9,6 @@ measured row it grows.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bench.estimate import store
 from bench.estimate.inference_jobs import Case
@@ -19,6 +18,7 @@ from bench.estimate.prediction import Evidence, Interval
 # What stands for the sigma of a row that lies on a measured one, and of one that is like none. Only their ratio counts.
 _NEAR, _FAR = 0.5, 1.0
 _UNKNOWN_SHAPE = 1.3  # a shape that was derived from a number of parameters alone
+_LEVELS = (("q80", 0.80), ("q90", 0.90))
 _CLASS_TEXT = {
     "L0": "rows of this machine and stack",
     "L1": "published rows of this software on this kind of device",
@@ -45,19 +45,21 @@ def group_of(case: Case) -> str:
     return f"{case.source}|{case.stack.framework}|{case.kind}"
 
 
+def interval_of(case: Case, nearness: float, scores: Mapping[str, Mapping[str, float]]) -> Interval | None:
+    """From one class's scores, by laboratory and software. None without any."""
+    own = scores.get(group_of(case))
+    groups = [own] if own else [one for _, one in sorted(scores.items())]
+    if not groups:
+        return None
+    wide = sigma(nearness, case.job.footprint.known)
+    narrow, broad = (hierarchical_quantile([[one[level]] for one in groups], share) for level, share in _LEVELS)
+    enough = own or len(groups) >= FEWEST_SOURCES_FOR_90
+    return Interval(factor80=math.exp(wide * narrow), factor90=math.exp(wide * max(narrow, broad)) if enough else None)
+
+
 def confidence(case: Case, evidence: Evidence, nearness: float) -> Confidence:
     """From the back-test that ships with the fit."""
-    scores: Mapping[str, Any] = store.content()["scores"].get(evidence, {})
-    own = scores.get(group_of(case))
-    wide = sigma(nearness, case.job.footprint.known)
-    groups = [own] if own else [one for _, one in sorted(scores.items())]
-    interval = None
-    if groups:
-        narrow, broad = (hierarchical_quantile([[one[level]] for one in groups], share) for level, share in _LEVELS)
-        enough = own or len(groups) >= FEWEST_SOURCES_FOR_90
-        interval = Interval(
-            factor80=math.exp(wide * narrow), factor90=math.exp(wide * max(narrow, broad)) if enough else None
-        )
+    interval = interval_of(case, nearness, store.content()["scores"].get(evidence, {}))
     known = store.fitted().groups
     group = known.get(case.stack.key)
     rows = group.rows if group else sum(one.rows for one in known.values() if one.framework == case.stack.framework)
@@ -66,6 +68,3 @@ def confidence(case: Case, evidence: Evidence, nearness: float) -> Confidence:
     if test:
         basis += f"; estimates of this kind were {test['median']:.0%} off in the median ({test['sources']} sources)"
     return Confidence(interval=interval, basis=basis)
-
-
-_LEVELS = (("q80", 0.80), ("q90", 0.90))

@@ -48,7 +48,7 @@ def _tokens(case: Case) -> float:
 
 
 def figures(of: Table, rates: Rates) -> dict[str, Any]:
-    """"rate" (tokens/s of the row's kind), "tpot" and "ttft" in seconds, each an array over all jobs."""
+    """Arrays over all jobs: "rate", tokens/s of the row's kind, and "tpot" and "ttft" in seconds."""
     import numpy as np
 
     prefill = serving.total(serving.prefill_s(of.ideal, rates))
@@ -60,7 +60,6 @@ def figures(of: Table, rates: Rates) -> dict[str, Any]:
     pace = step + prefill / answers
     kind = of.kind
     seconds = np.select([kind == "offline", kind == "prefill", kind == "decode"], [latency, prefill, step], pace)
-    # A single rate may stand for all rows, or a line of rates for many sets of them.
     counted = np.where((kind == "online") | (kind == "output") | (kind == "decode"), of.ideal.sequences, of.tokens)
     return {"rate": counted / seconds, "tpot": step, "ttft": first}
 

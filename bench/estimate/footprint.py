@@ -46,7 +46,7 @@ class Footprint:
         """Expected weights that a step of so many tokens reads: experts E·(1 - (1 - e/E)^tokens), and all others."""
         if not self.experts:
             return self.dense_parameters
-        share = 1.0 - (1.0 - self.experts_per_token / self.experts) ** tokens
+        share = 1.0 - float((1.0 - self.experts_per_token / self.experts) ** tokens)
         return self.dense_parameters + self.experts * share * self.expert_parameters
 
     def cached(self, context: float) -> float:

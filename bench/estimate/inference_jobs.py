@@ -22,9 +22,6 @@ Kind = Literal["offline", "output", "online", "decode", "prefill", "ttft"]
 _CHAT, _REASONING, _CODE = 100.0, 250.0, 2500.0
 # What a source says of its machine elsewhere than in its rows: LLM-Inference-Bench ran on Polaris and ThetaGPU.
 _MEMORY_GB = {("argonne", "A100"): 40.0}
-# An MI250 holds two dies, each a device of its own to software and in our catalog. Mixtral 8x7B, which needs 93 GB, ran
-# on "one" there, so its rows count boards.
-_DIES = {("argonne", "MI250"): 2}
 # Eager attention writes the products, reads and writes them to scale, to mask and for the softmax, and reads them. Of
 # llama.cpp's, without flash attention, the mask and softmax are one, and only the lower triangle is gone through.
 _SCORE_PASSES = {"hf": 8.0, "pytorch": 8.0, "llama.cpp": 4.0}
@@ -78,7 +75,7 @@ def read(row: Row) -> Case | str:
     framework = row.get("framework", "")
     family = family_of(framework)
     weights = weights_of(row, chip)
-    devices = max(1, round(number(row, "n_gpus") or 1)) * _DIES.get((source, device), 1)
+    devices = max(1, round(number(row, "n_gpus") or 1))
     tp, pp = _layout(row, devices, family)
     prompt, output = _lengths(row, kind)
     batch = number(row, "batch") or number(row, "concurrency")
@@ -157,7 +154,7 @@ def _kind(row: Row) -> Kind | None:
         return "online"
     if "max throughput" in phase or "OUTPUT throughput" in row.get("metric_note", ""):
         return "output"
-    if "prefill" in phase and "decode" in phase or "offline" in phase or "generat" in phase:
+    if ("prefill" in phase and "decode" in phase) or "offline" in phase or "generat" in phase:
         return "offline"
     if "decode" in phase:
         return "decode"

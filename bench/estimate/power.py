@@ -1,45 +1,50 @@
 """Power: what devices and their node draw, from how busy a job keeps them.
 
-    P_device / limit = idle + compute · (share of the dense peak) + memory · (share of bandwidth)
-                            + communication · (share of the time waiting for links),   at most 1
+    P_device / limit = (1 - w) · (base + compute · √u_c + memory · √u_m) + w · waiting,   at most 1
     P_node (wall)    = (n · P_device + host) / efficiency of the power supplies
 
-The weights are fitted to metered rows by least squares with no weight below zero (ML.ENERGY's servers, by the GPUs' own
-counters) and kept in coefficients/power.json. Of a kind that nobody metered the mean of all is taken.
+w is the share of the time that devices wait for links; u_c and u_m are the shares of the dense peak and of the
+bandwidth that are used in the rest of it. The roots say that a kernel which reaches half of a peak draws more than
+half of what that peak costs. The weights are fitted to metered servers by least squares with no weight below zero, and
+kept in coefficients/power.json; a generation of chips that nobody metered gets those of all.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench.chip import Chip
 from bench.estimate import residual, serving
-from bench.estimate.fitted import Carried, Estimates
+from bench.estimate.fitted import Carried, Estimates, Fitted, estimate
 from bench.estimate.inference_jobs import Case
 from bench.estimate.residual import Scales
 
-_FILE = Path(__file__).parent / "coefficients" / "power.json"
+FILE = Path(__file__).parent / "coefficients" / "power.json"
 
 # Of a node with eight boards of 700 W: processors, memory, network cards, fans. MLPerf Training v4.0 meters 7,162 W at
 # the wall for eight H100 that compute all the time, of which 8 x 700 W x 1.025 are the boards' at most; mlcommons/
 # training_results_v4.0 at 6fe9543, power logs. Scaled with the number of boards.
 HOST_W_PER_DEVICE = 180.0
+# Of a board that waits for links: with it the nodes of the same logs whose 64 and 512 boards scale to some 65 and 25 %
+# of the rate of eight, at 5,808 and 5,068 W, come out within 5 %.
+WAITING = 0.45
 # Direct over alternating current: the same systems metered on both sides differ by 2 to 3 % (smc-ac, smc-dc there).
 SUPPLY_EFFICIENCY = 0.975
+
+
+_SOURCE = "ML.ENERGY benchmark v3, ml-energy/leaderboard at 0cd52da: the GPUs' own counters, mean over a steady state"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
     """Shares of a board's limit."""
 
-    idle: float
+    base: float  # busy with kernels that neither compute nor read much
     compute: float
     memory: float
-    communication: float
 
 
 def device_power(chip: Chip, *, compute: float, memory: float, communication: float = 0.0) -> float | None:
@@ -51,11 +56,14 @@ def device_power(chip: Chip, *, compute: float, memory: float, communication: fl
     if chip.power_w is None:
         return None
     draw = draw_of(chip.generation)
-    share = draw.idle + draw.compute * compute + draw.memory * memory + draw.communication * communication
-    return chip.power_w * most(share)
+    base, roots, waiting = _inputs(compute, memory, communication)
+    share = draw.base * base + draw.compute * roots[0] + draw.memory * roots[1] + WAITING * waiting
+    return float(chip.power_w * most(share))
 
 
-def of_serving(cases: Sequence[Case], estimates: Estimates, carried: Carried | None, scales: Scales) -> list[float | None]:
+def of_serving(
+    cases: Sequence[Case], estimates: Estimates, carried: Carried | None, scales: Scales
+) -> list[float | None]:
     """Watts of all devices of each job together, without their host."""
     import numpy as np
 
@@ -87,7 +95,10 @@ def shares_of(estimates: Estimates) -> Any:
     online = (kind == "online") | (kind == "output")
     seconds = np.where(online, ideal.sequences / estimates.values["rate"], seconds)
     compute = decodes * ideal.decode_flops + prefills * (ideal.prefill_flops + ideal.prefill_expert_flops)
-    memory = decodes * (ideal.decode_weights + ideal.decode_experts + ideal.decode_cache) + prefills * ideal.prefill_activations
+    memory = (
+        decodes * (ideal.decode_weights + ideal.decode_experts + ideal.decode_cache)
+        + prefills * ideal.prefill_activations
+    )
     waiting = decodes * step["communication"] + prefills * prefill["communication"]
     return np.stack([compute, memory, waiting], axis=1) / seconds[:, None]
 
@@ -111,34 +122,61 @@ def draw_of(generation: str) -> Draw:
 
 @cache
 def _fitted() -> Mapping[str, Draw]:
-    return {name: Draw(**weights) for name, weights in json.loads(_FILE.read_text(encoding="utf-8"))["draws"].items()}
+    return {name: Draw(**weights) for name, weights in json.loads(FILE.read_text(encoding="utf-8"))["draws"].items()}
 
 
-def fit(shares: Any, generations: Sequence[str]) -> dict[str, Draw]:
-    """Weights for each generation and for all, from rows of (compute, memory, communication, power over limit).
+def text(draws: Mapping[str, Draw], rows: int) -> str:
+    """The weights as JSON."""
+    content = {"rows": rows, "source": _SOURCE, "draws": {name: asdict(draw) for name, draw in sorted(draws.items())}}
+    return json.dumps(content, indent=1) + "\n"
 
-    Each generation is drawn towards all: it has the weight of its own rows and of `_PRIOR_ROWS` that say what all say.
+
+def learn(known: Sequence[tuple[Case, float]], fitted: Fitted) -> tuple[dict[str, Draw], Carried]:
+    """Weights, and the remainders about them, from jobs and the watts of all their devices."""
+    import numpy as np
+
+    cases = [case for case, _ in known]
+    limits = np.array([case.job.devices * (case.stack.chip.power_w or np.nan) for case in cases])
+    measured = np.array([watts for _, watts in known]) / limits
+    draws = fit(shares_of(estimate(fitted, cases)), measured, [case.stack.chip.generation for case in cases])
+    shares = shares_of(estimate(fitted, cases))
+    given = []
+    for case, (compute, memory, communication) in zip(cases, shares, strict=True):
+        draw = draws[case.stack.chip.generation]
+        base, roots, waiting = _inputs(compute, memory, communication)
+        given.append(most(draw.base * base + draw.compute * roots[0] + draw.memory * roots[1] + WAITING * waiting))
+    rows = residual.points(cases)
+    left = np.log(measured / np.array(given))
+    return draws, Carried(rows=rows, weights=residual.fit(rows, left, fitted.scales))
+
+
+def fit(shares: Any, measured: Any, generations: Sequence[str]) -> dict[str, Draw]:
+    """Weights for each generation and for all, from (compute, memory, communication) and power over the limit.
+
+    Each generation is drawn towards all: one row more says of each weight what all say.
     """
     import numpy as np
     from scipy.optimize import nnls
 
-    def solve(rows: Any, more: Sequence[tuple[Any, Any]] = ()) -> Any:
-        inputs = np.column_stack([np.ones(len(rows)), rows[:, :3]])
-        inputs = np.concatenate([inputs / rows[:, 3:], *(block for block, _ in more)])
-        return nnls(inputs, np.concatenate([np.ones(len(rows)), *(target for _, target in more)]))[0]
-
-    names = np.array(generations)
-    whole = solve(shares)
+    base, roots, waiting = _inputs(*shares.T)
+    inputs = np.column_stack([base, *roots]) / measured[:, None]
+    target = 1.0 - WAITING * waiting / measured
+    whole = nnls(inputs, target)[0]
     draws = {"all": _draw(whole)}
+    names = np.array(generations)
     for name in sorted(set(generations)):
-        tie = math.sqrt(_PRIOR_ROWS) * np.eye(4)
-        draws[name] = _draw(solve(shares[names == name], [(tie, tie @ whole)]))
+        mine = names == name
+        tied = nnls(np.concatenate([inputs[mine], np.eye(3)]), np.concatenate([target[mine], whole]))[0]
+        draws[name] = _draw(tied)
     return draws
 
 
-_PRIOR_ROWS = 1.0
+def _inputs(compute: Any, memory: Any, communication: Any) -> tuple[Any, tuple[Any, Any], Any]:
+    """What the weights are multiplied with: busy time, and in it the roots of the shares; and the time waiting."""
+    busy = 1.0 - communication * (communication < 0.99) - 0.99 * (communication >= 0.99)
+    return busy, ((compute * busy) ** 0.5, (memory * busy) ** 0.5), 1.0 - busy
 
 
 def _draw(weights: Any) -> Draw:
-    idle, compute, memory, communication = (round(float(weight), 4) for weight in weights)
-    return Draw(idle=idle, compute=compute, memory=memory, communication=communication)
+    base, compute, memory = (round(float(weight), 4) for weight in weights)
+    return Draw(base=base, compute=compute, memory=memory)

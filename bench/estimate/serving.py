@@ -10,8 +10,8 @@ Weights are read no faster than the processors ask for them: so many bytes are u
 the memory could give (Little's law). With llama.cpp's kernels that is about 7 bytes, which an RTX 4090 never feels and
 an A100, with four times the bandwidth for each SM and clock, feels at 45 % of its own.
 
-The larger of two terms is taken softly, (a³ + b³)^(1/3): kernels of both kinds follow each other in a step, and near the
-ridge neither side is hidden whole.
+The larger of two terms is taken softly, (a³ + b³)^(1/3): kernels of both kinds follow each other in a step, and near
+the ridge neither side is hidden whole.
 
 Fields may be numbers or numpy arrays of many jobs, so fitting and predicting run the same lines.
 """
@@ -232,7 +232,9 @@ def ideal(job: Serving) -> Ideal:
         decode_experts=size * (read - model.dense_parameters) / bandwidth,
         decode_reach=0.0 if asked is None else size * read / (asked * job.tp),
         decode_cache=batch * job.cache_bytes * model.cached(context) / (bandwidth * stages),
-        decode_flops=batch * (2.0 * model.active_parameters + 4.0 * model.query_values * context) / (flops_per_s * stages),
+        decode_flops=batch
+        * (2.0 * model.active_parameters + 4.0 * model.query_values * context)
+        / (flops_per_s * stages),
         decode_exchange=exchanged * batch / link,
         layers=model.layers,
         expert_layers=model.layers if model.experts else 0.0,

@@ -156,4 +156,6 @@ def variant_of(groups: Sequence[Group], family: str, framework: str, weights: st
     if any(one.variant == framework for one in groups):
         return framework
     kin = [one for one in groups if one.framework == family]
-    return max(kin, key=lambda one: (one.chip == chip.name, one.weights == weights, one.rows)).variant if kin else framework
+    if not kin:
+        return framework
+    return max(kin, key=lambda one: (one.chip == chip.name, one.weights == weights, one.rows)).variant

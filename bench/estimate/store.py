@@ -42,7 +42,7 @@ def fitted() -> Fitted:
     import numpy as np
 
     stored = content()
-    groups = [Group(**{**one, **{k: tuple(one[k]) for k in ("logs", "precisions", "sources")}}) for one in stored["groups"]]
+    groups = [_group(one) for one in stored["groups"]]
     names = {key: np.array(values, object) for key, values in stored["names"].items()}
     carried = {}
     for figure, rows in stored["carried"].items():
@@ -52,6 +52,10 @@ def fitted() -> Fitted:
             rows=Points(**codes, work=columns[:, 5:8], shape=columns[:, 8:11]), weights=columns[:, 11]
         )
     return Fitted(groups={one.key: one for one in groups}, carried=carried, scales=Scales(**stored["scales"]))
+
+
+def _group(stored: Mapping[str, Any]) -> Group:
+    return Group(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
 
 
 def _rounded(group: Group) -> Group:
@@ -75,10 +79,9 @@ def _rows(carried: Carried, names: dict[str, list[str]]) -> list[list[float]]:
                 known.append(str(value))
             column.append(index[value])
         codes.append(column)
-    return [
-        [*given, *(float(x) for x in work), *(float(x) for x in shape), round(float(weight), 4)]
-        for *given, work, shape, weight in zip(*codes, carried.rows.work, carried.rows.shape, carried.weights, strict=True)
-    ]
+    sizes = zip(carried.rows.work.tolist(), carried.rows.shape.tolist(), carried.weights.tolist(), strict=True)
+    named = zip(*codes, strict=True)
+    return [[*code, *work, *shape, round(weight, 4)] for code, (work, shape, weight) in zip(named, sizes, strict=True)]
 
 
 def _block(value: Any) -> str:
