@@ -22,6 +22,10 @@ Kind = Literal["offline", "output", "online", "decode", "prefill", "ttft"]
 _CHAT, _REASONING, _CODE = 100.0, 250.0, 2500.0
 # What a source says of its machine elsewhere than in its rows: LLM-Inference-Bench ran on Polaris and ThetaGPU.
 _MEMORY_GB = {("argonne", "A100"): 40.0}
+_MOST = {
+    "params_b": 1e5, "active_params_b": 1e5, "input_len": 1e8, "output_len": 1e8, "batch": 1e6, "concurrency": 1e6,
+    "n_gpus": 1e5, "tp": 1e5, "pp": 1e3, "gpu_mem_gb": 1e4,
+}  # fmt: skip
 # Eager attention writes the products, reads and writes them to scale, to mask and for the softmax, and reads them. Of
 # llama.cpp's, without flash attention, the mask and softmax are one, and only the lower triangle is gone through.
 _SCORE_PASSES = {"hf": 8.0, "pytorch": 8.0, "llama.cpp": 4.0}
@@ -61,6 +65,10 @@ class Case:
 def read(row: Row) -> Case | str:
     """The row as a case, or why it cannot be one."""
     device, source = row.get("device", ""), row.get("source_id", "")
+    for column, most in _MOST.items():
+        value = number(row, column)
+        if value is not None and not 0 <= value <= most:
+            return f"{column} is '{row[column]:.40}', it must be a number from 0 to {most:g}"
     chip = _chip(device, number(row, "gpu_mem_gb") or _MEMORY_GB.get((source, device)))
     if chip is None:
         return f"no datasheet of the device '{device:.80}' is known: describe it in a .toml file"

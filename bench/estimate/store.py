@@ -55,7 +55,8 @@ def fitted() -> Fitted:
 
 
 def _group(stored: Mapping[str, Any]) -> Group:
-    return Group(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return Group(**fields)
 
 
 def _rounded(group: Group) -> Group:
