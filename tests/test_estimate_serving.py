@@ -295,8 +295,8 @@ def test_two_devices_answer_sooner_than_one_and_four_bits_sooner_than_sixteen():
 
 @pytest.mark.parametrize(
     ("wall_w", "compute", "communication"),
-    # mlcommons/training_results_v4.0 at 6fe9543, nodes of eight H100. The shares of the dense peak (FP8) and of waiting
-    # are those that the step times of the same logs leave: 64 boards reach 65 %, 512 boards 25 to 30 % of eight's rate.
+    # Watts: mlcommons/training_results_v4.0 at 6fe9543, nodes of eight H100 (LoRA on 8, GPT-3 on 512, LoRA on 64 and on
+    # 512 boards). The logs do not say how busy the boards were: shares of the FP8 peak and of waiting are assumed.
     [(7162.0, 0.30, 0.0), (6851.0, 0.34, 0.05), (5808.0, 0.20, 0.35), (5068.0, 0.09, 0.72)],
 )
 def test_a_metered_node_draws_what_its_boards_and_host_do(wall_w, compute, communication):

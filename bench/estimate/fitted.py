@@ -127,7 +127,8 @@ def _groups(cases: Sequence[Case], whole: Table, wanted: dict[str, Any]) -> dict
             stack = cases[which[0]].stack
             means, sds = stacks.expected(before, stack)
             part = {name: values[which] for name, values in wanted.items()}
-            logs, precisions = stacks.fit(select(whole, which), part, means, sds)
+            first = groups[key].logs if key in groups else None
+            logs, precisions = stacks.fit(select(whole, which), part, means, sds, first)
             groups[key] = Group(
                 variant=stack.variant,
                 framework=stack.framework,

@@ -139,7 +139,7 @@ def leave_out(known: Sequence[Known], of: Callable[[Known], str]) -> Iterator[tu
         yield [one for one in known if of(one) != value], [one for one in known if of(one) == value]
 
 
-def everything(known: Sequence[Known], seeds: Sequence[int] = (0, 1, 2)) -> dict[str, list[Held]]:
+def everything(known: Sequence[Known], seeds: Sequence[int] = (0, 1)) -> dict[str, list[Held]]:
     """All four ways of leaving out."""
     found: dict[str, list[Held]] = {"configurations": [], "own rows": [], "device": [], "source": []}
     for seed in seeds:

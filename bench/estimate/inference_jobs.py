@@ -146,7 +146,7 @@ def weights_of(row: Row, chip: Chip) -> str:
     for pattern, name in (
         (r"q8_0", "Q8_0"), (r"q6_k", "Q6_K"), (r"q5_k", "Q5_K_M"), (r"q4_0", "Q4_0"), (r"q4", "Q4_K_M"),
         (r"q3_k", "Q3_K_M"), (r"q2_k", "Q2_K"), (r"mxfp4", "mxfp4"), (r"fp4|nf4", "fp4"),
-        (r"int4|4.?bit|w4|awq|gptq|s4\b", "int4"), (r"int8|8.?bit|w8a|s8\b", "int8"), (r"fp8|f8", "fp8"),
+        (r"int4|4.?bit|w4|awq|gptq|s4\b", "int4"), (r"int8|8.?bit|w8a|s8\b", "int8"), (r"fp8|f8|float8|e4m3", "fp8"),
         (r"bf16|bfloat16|fp16|\bf16|float16|16.?mixed|16.?true", "full"), (r"fp32|float32|32.?true|\bf32", "fp32"),
     ):  # fmt: skip
         if re.search(pattern, text):

@@ -28,8 +28,8 @@ FILE = Path(__file__).parent / "coefficients" / "power.json"
 # the wall for eight H100 that compute all the time, of which 8 x 700 W x 1.025 are the boards' at most; mlcommons/
 # training_results_v4.0 at 6fe9543, power logs. Scaled with the number of boards.
 HOST_W_PER_DEVICE = 180.0
-# Of a board that waits for links: with it the nodes of the same logs whose 64 and 512 boards scale to some 65 and 25 %
-# of the rate of eight, at 5,808 and 5,068 W, come out within 5 %.
+# Of a board that waits for links: chosen so that the communication-bound nodes of the same logs, 5,808 W with 64 boards
+# and 5,068 W with 512, come out if a third and two thirds of their time are waiting, which the logs do not say.
 WAITING = 0.45
 # Direct over alternating current: the same systems metered on both sides differ by 2 to 3 % (smc-ac, smc-dc there).
 SUPPLY_EFFICIENCY = 0.975

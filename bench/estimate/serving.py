@@ -127,7 +127,7 @@ def total(terms: dict[str, Any]) -> Any:
 
 
 def _larger(one: Any, other: Any) -> Any:
-    return (one**3 + other**3) ** (1.0 / 3.0)
+    return (one * one * one + other * other * other) ** (1.0 / 3.0)
 
 
 @dataclass(frozen=True, kw_only=True)

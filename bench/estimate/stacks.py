@@ -37,6 +37,7 @@ _SHARE, _TIME = (0.01, 1.05), (1e-8, 0.05)  # boosts and rounding pass a datashe
 _BOUNDS = (_SHARE, _SHARE, _SHARE, _SHARE, (1.0, 64.0), (0.05, 1.5), (0.02, 1.05), _TIME, _TIME, _TIME, _TIME)
 
 _NUDGE = 1e-5
+_STEPS = 12
 _NOISE = 0.08  # of one row about its stack's rates, as a logarithm
 
 
@@ -116,11 +117,15 @@ def _stated(stack: Stack, name: str) -> float | None:
 
 
 def fit(
-    of: Table, wanted: dict[str, Any], means: Sequence[float], sds: Sequence[float], noise: float = _NOISE
+    of: Table,
+    wanted: dict[str, Any],
+    means: Sequence[float],
+    sds: Sequence[float],
+    first: Sequence[float] | None = None,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The logarithms of the rates that explain the rows best, drawn towards `means`; and how well the rows tell them.
 
-    `wanted` has measured figures by name, NaN where a row has none. Soft L1: single bad rows count little.
+    `wanted` has measured figures by name, NaN where a row has none. Soft L1: single bad rows count little. `first` is where the search begins.
     """
     import numpy as np
     from scipy.optimize import least_squares
@@ -133,7 +138,7 @@ def fit(
         """Of many sets of rates at once, one a line."""
         given = figures(of, rates_of(list(many.T[:, :, None])))
         rows = np.concatenate(
-            [np.log(given[name][:, which] / values) / noise for name, (which, values) in known.items()], axis=1
+            [np.log(given[name][:, which] / values) / _NOISE for name, (which, values) in known.items()], axis=1
         )
         soft = np.sign(rows) * np.sqrt(2.0 * (np.sqrt(1.0 + rows**2 / 4.0) - 1.0)) * 2.0**0.5
         return np.concatenate([soft, (many - centre) / width], axis=1)
@@ -143,9 +148,9 @@ def fit(
         return ((near[1:] - near[0]) / _NUDGE).T
 
     lower, upper = np.log(np.array(_BOUNDS)).T
-    start = np.clip(centre, lower + 1e-6, upper - 1e-6)
+    start = np.clip(centre if first is None else np.array(first), lower + 1e-6, upper - 1e-6)
     found = least_squares(
-        lambda logs: losses(logs[None])[0], start, jac=slopes, bounds=(lower, upper), max_nfev=25, x_scale=width
+        lambda logs: losses(logs[None])[0], start, jac=slopes, bounds=(lower, upper), max_nfev=_STEPS, x_scale=width
     )
     rows = found.jac[: -len(centre)]
     return tuple(float(x) for x in found.x), tuple(float(x) for x in (rows**2).sum(axis=0))
