@@ -21,12 +21,12 @@ START = (0.8, 0.6, 0.45, 0.5, 12.0, 0.7, 0.5, 40e-6, 30e-6, 10e-6, 10e-6)
 START_SD = (0.3, 0.5, 0.5, 0.5, 0.4, 0.3, 0.4, 1.0, 1.0, 1.0, 0.8)
 # What the design of some software says besides, where no row that we may fit on speaks of it. llama.cpp's kernels keep
 # some 7 bytes a clock and SM under way (serving.py). Eager PyTorch starts some 20 kernels a layer one by one, at 20 to
-# 30 us each. gpt-fast replays one compiled graph; its README gives shares of 0.6 to 0.7 of the bandwidth with 16 bits
+# 30 us each, and transformers goes through the experts in a loop. gpt-fast replays one compiled graph; its README gives shares of 0.6 to 0.7 of the bandwidth with 16 bits
 # and less than 0.4 with 4, whose unpacking costs more than their reading.
 _STARTS: Mapping[str, Mapping[str, float]] = {
     "llama.cpp": {"reach": 7.0},
     "litgpt": {"host_s": 600e-6},
-    "hf": {"host_s": 700e-6},
+    "hf": {"host_s": 700e-6, "expert_s": 3e-3},
     "pytorch": {"host_s": 600e-6},
     "gpt-fast": {"weights": 0.75, "host_s": 35e-6, "sequence_s": 1e-6},
 }
