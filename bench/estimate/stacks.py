@@ -21,8 +21,9 @@ START = (0.8, 0.6, 0.45, 0.5, 12.0, 0.7, 0.5, 40e-6, 30e-6, 10e-6, 10e-6)
 START_SD = (0.3, 0.5, 0.5, 0.5, 0.4, 0.3, 0.4, 1.0, 1.0, 1.0, 0.8)
 # What the design of some software says besides, where no row that we may fit on speaks of it. llama.cpp's kernels keep
 # some 7 bytes a clock and SM under way (serving.py). Eager PyTorch starts some 20 kernels a layer one by one, at 20 to
-# 30 us each, and transformers goes through the experts in a loop. gpt-fast replays one compiled graph; its README gives shares of 0.6 to 0.7 of the bandwidth with 16 bits
-# and less than 0.4 with 4, whose unpacking costs more than their reading.
+# 30 us each, and transformers goes through the experts in a loop. gpt-fast replays one compiled graph; its README gives
+# shares of 0.6 to 0.7 of the bandwidth with 16 bits and less than 0.4 with 4, whose unpacking costs more than their
+# reading.
 _STARTS: Mapping[str, Mapping[str, float]] = {
     "llama.cpp": {"reach": 7.0},
     "litgpt": {"host_s": 600e-6},
@@ -125,7 +126,8 @@ def fit(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The logarithms of the rates that explain the rows best, drawn towards `means`; and how well the rows tell them.
 
-    `wanted` has measured figures by name, NaN where a row has none. Soft L1: single bad rows count little. `first` is where the search begins.
+    `wanted` has measured figures by name, NaN where a row has none. Soft L1: single bad rows count little. `first` is
+    where the search begins.
     """
     import numpy as np
     from scipy.optimize import least_squares
