@@ -55,10 +55,7 @@ def device_power(chip: Chip, *, compute: float, memory: float, communication: fl
     """
     if chip.power_w is None:
         return None
-    draw = draw_of(chip.generation)
-    base, roots, waiting = _inputs(compute, memory, communication)
-    share = draw.base * base + draw.compute * roots[0] + draw.memory * roots[1] + WAITING * waiting
-    return float(chip.power_w * most(share))
+    return float(chip.power_w * most(share_of(draw_of(chip.generation), compute, memory, communication)))
 
 
 def of_serving(
@@ -131,23 +128,31 @@ def text(draws: Mapping[str, Draw], rows: int) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def learn(known: Sequence[tuple[Case, float]], fitted: Fitted) -> tuple[dict[str, Draw], Carried]:
-    """Weights, and the remainders about them, from jobs and the watts of all their devices."""
+def learn(known: Sequence[tuple[Case, float, bool]], fitted: Fitted) -> tuple[dict[str, Draw], Carried]:
+    """Weights, and the remainders about them, from jobs, their watts, and whether these are of just their devices.
+
+    Rows whose watts may hold more, idle neighbours for one, have a part in the remainders of their own stack alone.
+    """
     import numpy as np
 
-    cases = [case for case, _ in known]
-    limits = np.array([case.job.devices * (case.stack.chip.power_w or np.nan) for case in cases])
-    measured = np.array([watts for _, watts in known]) / limits
-    draws = fit(shares_of(estimate(fitted, cases)), measured, [case.stack.chip.generation for case in cases])
+    known = [one for one in known if one[0].stack.chip.power_w]
+    cases = [case for case, _, _ in known]
+    measured = np.array([watts / (case.job.devices * (case.stack.chip.power_w or np.nan)) for case, watts, _ in known])
+    alone = np.array([exact for _, _, exact in known])
     shares = shares_of(estimate(fitted, cases))
-    given = []
-    for case, (compute, memory, communication) in zip(cases, shares, strict=True):
-        draw = draws[case.stack.chip.generation]
-        base, roots, waiting = _inputs(compute, memory, communication)
-        given.append(most(draw.base * base + draw.compute * roots[0] + draw.memory * roots[1] + WAITING * waiting))
+    generations = [case.stack.chip.generation for case in cases]
+    draws = fit(shares[alone], measured[alone], [name for name, exact in zip(generations, alone, strict=True) if exact])
+    given = [
+        most(share_of(draws.get(name, draws["all"]), *used)) for name, used in zip(generations, shares, strict=True)
+    ]
     rows = residual.points(cases)
-    left = np.log(measured / np.array(given))
-    return draws, Carried(rows=rows, weights=residual.fit(rows, left, fitted.scales))
+    return draws, Carried(rows=rows, weights=residual.fit(rows, np.log(measured / np.array(given)), fitted.scales))
+
+
+def share_of(draw: Draw, compute: float, memory: float, communication: float) -> float:
+    """Of the limit, before it is held to it."""
+    base, roots, waiting = _inputs(compute, memory, communication)
+    return float(draw.base * base + draw.compute * roots[0] + draw.memory * roots[1] + WAITING * waiting)
 
 
 def fit(shares: Any, measured: Any, generations: Sequence[str]) -> dict[str, Draw]:
@@ -173,7 +178,7 @@ def fit(shares: Any, measured: Any, generations: Sequence[str]) -> dict[str, Dra
 
 def _inputs(compute: Any, memory: Any, communication: Any) -> tuple[Any, tuple[Any, Any], Any]:
     """What the weights are multiplied with: busy time, and in it the roots of the shares; and the time waiting."""
-    busy = 1.0 - communication * (communication < 0.99) - 0.99 * (communication >= 0.99)
+    busy = 1.0 - communication
     return busy, ((compute * busy) ** 0.5, (memory * busy) ** 0.5), 1.0 - busy
 
 
