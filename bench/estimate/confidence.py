@@ -20,7 +20,7 @@ _NEAR, _FAR = 0.5, 1.0
 _UNKNOWN_SHAPE = 1.3  # a shape that was derived from a number of parameters alone
 _LEVELS = (("q80", 0.80), ("q90", 0.90))
 _CLASS_TEXT = {
-    "L0": "rows of this machine and stack",
+    "L0": "rows of your own beside published rows of this software",
     "L1": "published rows of this software on this kind of device",
     "L2": "published rows of this kind of device or of this software on the same architecture",
     "L3": "datasheets and published rows of other devices and software",
@@ -62,9 +62,14 @@ def confidence(case: Case, evidence: Evidence, nearness: float) -> Confidence:
     interval = interval_of(case, nearness, store.content()["scores"].get(evidence, {}))
     known = store.fitted().groups
     group = known.get(case.stack.key)
-    rows = group.rows if group else sum(one.rows for one in known.values() if one.framework == case.stack.framework)
-    test = store.content()["summary"].get(evidence)
-    basis = f"{rows} {_CLASS_TEXT[evidence]}" if rows else _CLASS_TEXT[evidence]
-    if test:
-        basis += f"; estimates of this kind were {test['median']:.0%} off in the median ({test['sources']} sources)"
+    kin = [group] if group else [one for one in known.values() if one.framework == case.stack.framework]
+    basis = _CLASS_TEXT[evidence]
+    if kin:
+        basis += (
+            f" ({sum(one.rows for one in kin)} rows of {', '.join(sorted({s for one in kin for s in one.sources}))})"
+        )
+    if test := store.content()["summary"].get(evidence):
+        basis += (
+            f"; such estimates of left-out rows were {test['median']:.0%} off in the median, {test['p90']:.0%} at p90"
+        )
     return Confidence(interval=interval, basis=basis)

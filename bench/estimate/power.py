@@ -97,7 +97,7 @@ def shares_of(estimates: Estimates) -> Any:
         + prefills * ideal.prefill_activations
     )
     waiting = decodes * step["communication"] + prefills * prefill["communication"]
-    return np.stack([compute, memory, waiting], axis=1) / seconds[:, None]
+    return np.minimum(np.stack([compute, memory, waiting], axis=1) / seconds[:, None], [1.0, 1.0, 0.95])
 
 
 def node_power(device_w: float, devices: int, host_w: float | None = None) -> float:

@@ -105,8 +105,8 @@ def fit(rows: Points, residuals: Any, scales: Scales) -> Any:
     import numpy as np
     from scipy.linalg import cho_factor, cho_solve
 
-    # A row that lies far off is more likely wrong, or of another kind, than a guide to its neighbours.
-    doubt = scales.noise + 0.5 * np.maximum(0.0, np.abs(residuals) - _FAR_OFF)
+    # A row that lies far off the others is more likely wrong, or of another kind, than a guide to its neighbours.
+    doubt = scales.noise + 0.5 * np.maximum(0.0, np.abs(residuals - np.median(residuals)) - _FAR_OFF)
     matrix = covariance(rows, rows, scales) + np.diag(doubt**2)
     return cho_solve(cho_factor(matrix, lower=True), residuals)
 
