@@ -1,0 +1,180 @@
+"""Passes over memory: norms, activations, sums, copies.
+
+    t = factor(op) * (bytes + b_half) / B        so the rate is B * bytes / (bytes + b_half) / factor(op)
+
+`bytes` are the least that must move; a factor above 1 is what an operation moves or waits beyond that, one below 1 what
+it finds in a cache. What the law leaves over is learned for each operation from passes of like size (residual.py).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from bench.estimate.curves.goodness import Goodness, goodness, hull, rounded
+from bench.estimate.curves.residual import Residual, Spread, merged
+
+if TYPE_CHECKING:
+    from bench.estimate.curves.residual import Array
+
+FEWEST_FOR_RESIDUAL = 6
+_APART = 50.0  # between operations, in lengths: nothing is learned from one about another
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One operation over `bytes`, read and written together; `columns` of a row, where rows matter to it."""
+
+    op: str
+    bytes: float
+    columns: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandwidthCurve:
+    """Times of passes on one device with one software."""
+
+    bytes_per_s: float
+    half_bytes: float
+    factors: dict[str, float]
+    points: tuple[tuple[Pass, float, int], ...]  # shape, geometric mean of seconds, how often it was measured
+    spread: Spread | None
+    sigma: float
+    resolution_s: float
+    goodness: Goodness
+
+    @classmethod
+    def fit(cls, points: Sequence[tuple[Pass, float]], *, resolution_s: float = 0.0) -> "BandwidthCurve":
+        """Raises ValueError without points."""
+        import numpy as np
+
+        if not points:
+            raise ValueError("a curve needs points")
+        shapes, logs, counts = merged([shape for shape, _ in points], [math.log(seconds) for _, seconds in points])
+        measured = np.array(logs)
+        kept = tuple((s, rounded(math.exp(v), 6), c) for s, v, c in zip(shapes, logs, counts, strict=True))
+        rate, half, factors = _fit_law(shapes, measured)
+        empty = Goodness(num_points=len(kept), median=0, p90=0, loo_median=0, loo_p90=0, z80=0, z90=0, hull=_hull(kept))
+        curve = cls(
+            bytes_per_s=rate, half_bytes=half, factors=factors, points=kept, spread=None, sigma=0.02,
+            resolution_s=resolution_s, goodness=empty,
+        )  # fmt: skip
+        left = measured - np.log(curve._law(shapes))
+        curve = replace(curve, sigma=max(float(np.sqrt(np.mean(left**2))), 0.02))
+        if len(kept) < FEWEST_FOR_RESIDUAL:
+            errors = [-float(value) for value in left]
+            return replace(curve, goodness=goodness(errors, errors, [curve.sigma] * len(errors), _hull(kept)))
+        residual = Residual.fit(curve._features(shapes), left, curve._variances())
+        errors_out, sigmas = residual.left_out()
+        fitted = residual.at(residual.features)[0] - left
+        return replace(
+            curve,
+            spread=residual.spread,
+            goodness=goodness(fitted.tolist(), errors_out.tolist(), sigmas.tolist(), _hull(kept)),
+        )
+
+    def seconds(self, shape: Pass) -> tuple[float, float]:
+        """Expected seconds, and the standard deviation of their logarithm."""
+        return self.seconds_of([shape])[0]
+
+    def seconds_of(self, shapes: Sequence[Pass]) -> list[tuple[float, float]]:
+        """The same for many passes. An operation that was not measured gets the mean factor, and a wider sigma."""
+        import numpy as np
+
+        seconds = self._law(shapes)
+        if self._residual is None:
+            return [(float(value), self.sigma) for value in seconds]
+        shift, sigma = self._residual.at(self._features(shapes))
+        unknown = np.array([shape.op not in self.factors for shape in shapes])
+        between = float(np.std(np.log(list(self.factors.values()))))
+        sigma = np.where(unknown, np.hypot(sigma, max(between, 0.2)), sigma)
+        return list(zip((seconds * np.exp(shift)).tolist(), sigma.tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "bytes_per_s": rounded(self.bytes_per_s),
+            "half_bytes": rounded(self.half_bytes),
+            "factors": {op: rounded(value) for op, value in self.factors.items()},
+            "points": [[s.op, s.bytes, s.columns, seconds, count] for s, seconds, count in self.points],
+            "spread": None if self.spread is None else {k: rounded(v) for k, v in vars(self.spread).items()},
+            "sigma": rounded(self.sigma),
+            "resolution_s": self.resolution_s,
+            "goodness": self.goodness.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "BandwidthCurve":
+        """What `to_dict` gave."""
+        points = ((Pass(op=op, bytes=b, columns=c), seconds, n) for op, b, c, seconds, n in values["points"])
+        return cls(
+            bytes_per_s=values["bytes_per_s"],
+            half_bytes=values["half_bytes"],
+            factors=values["factors"],
+            points=tuple(points),
+            spread=None if values["spread"] is None else Spread(**values["spread"]),
+            sigma=values["sigma"],
+            resolution_s=values["resolution_s"],
+            goodness=Goodness.from_dict(values["goodness"]),
+        )
+
+    def _law(self, shapes: Sequence[Pass]) -> "Array":
+        import numpy as np
+
+        mean = math.exp(sum(math.log(value) for value in self.factors.values()) / len(self.factors))
+        factors = np.array([self.factors.get(shape.op, mean) for shape in shapes])
+        moved = np.array([shape.bytes for shape in shapes], dtype=float)
+        seconds: Array = factors * (moved + self.half_bytes) / self.bytes_per_s
+        return seconds
+
+    @cached_property
+    def _residual(self) -> Residual | None:
+        import numpy as np
+
+        if self.spread is None:
+            return None
+        shapes = [shape for shape, _, _ in self.points]
+        left = np.log([seconds for _, seconds, _ in self.points]) - np.log(self._law(shapes))
+        return Residual(self._features(shapes), left, self._variances(), self.spread)
+
+    def _features(self, shapes: Sequence[Pass]) -> "Array":
+        import numpy as np
+
+        ops = {op: _APART * (1 + index) for index, op in enumerate(sorted(self.factors))}
+        rows = [(math.log2(s.bytes) / 1.5, math.log2(s.columns) / 1.5, ops.get(s.op, 0.0)) for s in shapes]
+        return np.array(rows)
+
+    def _variances(self) -> "Array":
+        import numpy as np
+
+        rounding = np.array([self.resolution_s / seconds / math.sqrt(12.0) for _, seconds, _ in self.points])
+        variances: Array = (1.0 + (rounding / 0.01) ** 2) / np.array([count for _, _, count in self.points])
+        return variances
+
+
+def _fit_law(shapes: Sequence[Pass], logs: "Array") -> tuple[float, float, dict[str, float]]:
+    """The rate of the fastest operation, the half-way size, and each operation's factor over it."""
+    import numpy as np
+    from scipy.optimize import least_squares
+
+    ops = sorted({shape.op for shape in shapes})
+    which = np.array([ops.index(shape.op) for shape in shapes])
+    moved = np.array([shape.bytes for shape in shapes], dtype=float)
+    rates = [float(np.quantile((np.log(moved) - logs)[which == index], 0.9)) for index in range(len(ops))]
+    start = np.array([*rates, math.log(1e6)])
+    low, high = start - 3.0, start + 3.0
+    low[-1], high[-1] = math.log(1.0), math.log(1e9)
+
+    def errors(x: "Array") -> "Array":
+        law = np.log(moved + np.exp(x[-1])) - x[which]
+        return np.concatenate([law - logs, 0.02 * (x - start)])
+
+    solution = least_squares(errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.05).x
+    best = float(np.max(solution[:-1]))
+    factors = {op: rounded(math.exp(best - float(value))) for op, value in zip(ops, solution[:-1], strict=True)}
+    return rounded(math.exp(best)), rounded(math.exp(float(solution[-1]))), factors
+
+
+def _hull(points: Sequence[tuple[Pass, float, int]]) -> dict[str, tuple[float, float]]:
+    return hull({"bytes": [shape.bytes for shape, _, _ in points]})

@@ -1,0 +1,235 @@
+"""Matrix products: C[M, N] = A[M, K] @ B[K, N].
+
+    t = t0 + max( 2MNK/R * q_wave * q_pad * (1 + k_half/K),  bytes/BW )
+
+A library cuts C into tiles, one for each compute unit at a time. `q_wave` is what the last, half-empty wave of tiles
+costs; `q_pad` what the tiles compute beyond the edges of C; below one wave a library splits K instead (`split` is how
+much of the idle units it wins back); `k_half` is the depth at which a tile's start and end cost as much as its
+products. R, BW, t0, k_half and split are fitted, in log(time) with a soft-L1 loss, for each of a few tile sizes, and
+the best tile is kept. What the law leaves over is learned (residual.py).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from bench.estimate.curves.goodness import Goodness, goodness, hull, rounded
+from bench.estimate.curves.residual import Residual, Spread, merged
+
+if TYPE_CHECKING:
+    from bench.estimate.curves.residual import Array
+
+TILES = ((128, 128), (128, 256), (256, 128), (64, 128), (128, 64), (64, 64))
+FEWEST_FOR_RESIDUAL = 12  # with fewer a residual learns noise
+_START_LAUNCH_S = 5e-6
+_START_HALF = 200.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemm:
+    """A product, done `batch` times at once."""
+
+    m: int
+    n: int
+    k: int
+    batch: int = 1
+
+    @property
+    def flops(self) -> float:
+        """Two for each multiplication and addition."""
+        return 2.0 * self.m * self.n * self.k * self.batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmLaw:
+    """The coefficients of the law."""
+
+    flops_per_s: float
+    bytes_per_s: float
+    launch_s: float
+    k_half: float
+    split: float  # 0: idle units stay idle below one wave; 1: K is split over all of them at no cost
+    tile: tuple[int, int]
+    num_units: int  # multiprocessors, compute units, cores
+    bytes_per_element: float = 2.0
+
+    def seconds(self, sizes: "Array") -> "Array":
+        """Times for rows of M, N, K, batch."""
+        import numpy as np
+
+        m, n, k, batch = sizes.T
+        rows, columns = self.tile
+        tiles = np.ceil(m / rows) * np.ceil(n / columns) * batch
+        waves = tiles / self.num_units
+        q_wave = np.where(waves >= 1.0, np.ceil(waves) / waves, (1.0 / waves) ** (1.0 - self.split))
+        q_pad = np.ceil(m / rows) * rows * np.ceil(n / columns) * columns / (m * n)
+        compute = 2.0 * m * n * k * batch / self.flops_per_s * q_wave * q_pad * (1.0 + self.k_half / k)
+        traffic = self.bytes_per_element * batch * (m * k + k * n + m * n) / self.bytes_per_s
+        total: Array = self.launch_s + np.maximum(compute, traffic)
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmCurve:
+    """Times of products of one type on one device with one software."""
+
+    law: GemmLaw
+    points: tuple[tuple[Gemm, float, int], ...]  # shape, geometric mean of seconds, how often it was measured
+    spread: Spread | None  # None: too few points for a residual
+    sigma: float  # of the law alone
+    resolution_s: float
+    goodness: Goodness
+
+    @classmethod
+    def fit(
+        cls,
+        points: Sequence[tuple[Gemm, float]],
+        *,
+        num_units: int,
+        bytes_per_element: float = 2.0,
+        resolution_s: float = 0.0,
+    ) -> "GemmCurve":
+        """The law, and its residual where there are enough shapes. `resolution_s`: to what the clock rounded.
+
+        Raises ValueError without points; with fewer than five shapes coefficients stay at what a device is likely to
+        have.
+        """
+        import numpy as np
+
+        if not points:
+            raise ValueError("a curve needs points")
+        shapes, logs, counts = merged([shape for shape, _ in points], [math.log(seconds) for _, seconds in points])
+        sizes, measured = _sizes(shapes), np.array(logs)
+        law = _fit_law(sizes, measured, num_units, bytes_per_element)
+        left = measured - np.log(law.seconds(sizes))
+        sigma = max(float(np.sqrt(np.mean(left**2))), 0.02)
+        kept = tuple((s, rounded(math.exp(v), 6), c) for s, v, c in zip(shapes, logs, counts, strict=True))
+        curve = cls(
+            law=law, points=kept, spread=None, sigma=sigma, resolution_s=resolution_s, goodness=_no_goodness(kept)
+        )
+        if len(kept) < FEWEST_FOR_RESIDUAL:
+            errors = [-float(value) for value in left]
+            return replace(curve, goodness=goodness(errors, errors, [sigma] * len(errors), _hull(kept)))
+        residual = Residual.fit(curve._features(sizes), left, curve._variances())
+        curve = replace(curve, spread=residual.spread)
+        errors_out, sigmas = residual.left_out()
+        fitted = residual.at(residual.features)[0] - left
+        return replace(curve, goodness=goodness(fitted.tolist(), errors_out.tolist(), sigmas.tolist(), _hull(kept)))
+
+    def seconds(self, shape: Gemm) -> tuple[float, float]:
+        """Expected seconds, and the standard deviation of their logarithm."""
+        return self.seconds_of([shape])[0]
+
+    def seconds_of(self, shapes: Sequence[Gemm]) -> list[tuple[float, float]]:
+        """The same for many shapes at once."""
+        import numpy as np
+
+        sizes = _sizes(shapes)
+        seconds = self.law.seconds(sizes)
+        if self._residual is None:
+            return [(float(value), self.sigma) for value in seconds]
+        shift, sigma = self._residual.at(self._features(sizes))
+        return list(zip((seconds * np.exp(shift)).tolist(), sigma.tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the law, the points, and how their residuals spread."""
+        return {
+            "law": {**_rounded_law(self.law), "tile": list(self.law.tile)},
+            "points": [[s.m, s.n, s.k, s.batch, seconds, count] for s, seconds, count in self.points],
+            "spread": None if self.spread is None else {k: rounded(v) for k, v in vars(self.spread).items()},
+            "sigma": rounded(self.sigma),
+            "resolution_s": self.resolution_s,
+            "goodness": self.goodness.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "GemmCurve":
+        """What `to_dict` gave."""
+        return cls(
+            law=GemmLaw(**(values["law"] | {"tile": tuple(values["law"]["tile"])})),
+            points=tuple((Gemm(m=m, n=n, k=k, batch=b), seconds, c) for m, n, k, b, seconds, c in values["points"]),
+            spread=None if values["spread"] is None else Spread(**values["spread"]),
+            sigma=values["sigma"],
+            resolution_s=values["resolution_s"],
+            goodness=Goodness.from_dict(values["goodness"]),
+        )
+
+    @cached_property
+    def _residual(self) -> Residual | None:
+        import numpy as np
+
+        if self.spread is None:
+            return None
+        sizes = _sizes([shape for shape, _, _ in self.points])
+        left = np.log([seconds for _, seconds, _ in self.points]) - np.log(self.law.seconds(sizes))
+        return Residual(self._features(sizes), left, self._variances(), self.spread)
+
+    def _features(self, sizes: "Array") -> "Array":
+        """What decides which kernel a library takes, each in units of how far a residual reaches along it."""
+        import numpy as np
+
+        m, n, k, batch = sizes.T
+        return np.stack([np.log2(m) / 1.5, np.log2(n) / 1.0, np.log2(k) / 1.0, np.log2(batch) / 1.5], axis=1)
+
+    def _variances(self) -> "Array":
+        """Of each point relative to a single one of 1 %: more repeats less, a coarse clock more."""
+        import numpy as np
+
+        rounding = np.array([self.resolution_s / seconds / math.sqrt(12.0) for _, seconds, _ in self.points])
+        variances: Array = (1.0 + (rounding / 0.01) ** 2) / np.array([count for _, _, count in self.points])
+        return variances
+
+
+def _fit_law(sizes: "Array", logs: "Array", num_units: int, bytes_per_element: float) -> GemmLaw:
+    """The law whose soft-L1 loss is the smallest, over the tile sizes."""
+    import numpy as np
+    from scipy.optimize import least_squares
+
+    m, n, k, batch = sizes.T
+    seconds = np.exp(logs)
+    rate = float(np.quantile(2.0 * m * n * k * batch / seconds, 0.9))
+    traffic = float(np.quantile(bytes_per_element * batch * (m * k + k * n + m * n) / seconds, 0.9))
+    # Log of R, BW, t0, k_half, and split: free between bounds that any device keeps.
+    start = np.log([rate * 1.1, traffic * 1.2, min(_START_LAUNCH_S, seconds.min() / 2), _START_HALF, 0.7])
+    width = np.log([2.0, 3.0, 1e3, 1e2, 1.0])
+    low, high = start - width, start + width
+    low[4], high[4] = math.log(0.05), 0.0
+    best, found = math.inf, None
+    for tile in TILES:
+
+        def law_at(x: "Array", tile: tuple[int, int] = tile) -> GemmLaw:
+            values = [float(value) for value in np.exp(x)]
+            return GemmLaw(
+                flops_per_s=values[0], bytes_per_s=values[1], launch_s=values[2], k_half=values[3], split=values[4],
+                tile=tile, num_units=num_units, bytes_per_element=bytes_per_element,
+            )  # fmt: skip
+
+        def errors(x: "Array", law_at: Any = law_at) -> "Array":
+            # A weak pull to the start decides coefficients that the points say nothing about.
+            return np.concatenate([np.log(law_at(x).seconds(sizes)) - logs, 0.02 * (x - start)])
+
+        solution = least_squares(errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.05)
+        if solution.cost < best:
+            best, found = float(solution.cost), law_at(solution.x)
+    assert found is not None
+    return GemmLaw(**{**_rounded_law(found), "tile": found.tile})
+
+
+def _rounded_law(law: GemmLaw) -> dict[str, Any]:
+    return {name: rounded(value) if isinstance(value, float) else value for name, value in vars(law).items()}
+
+
+def _sizes(shapes: Sequence[Gemm]) -> "Array":
+    import numpy as np
+
+    return np.array([(s.m, s.n, s.k, s.batch) for s in shapes], dtype=float)
+
+
+def _hull(points: Sequence[tuple[Gemm, float, int]]) -> dict[str, tuple[float, float]]:
+    return hull({name: [getattr(shape, name) for shape, _, _ in points] for name in ("m", "n", "k", "batch")})
+
+
+def _no_goodness(points: Sequence[tuple[Gemm, float, int]]) -> Goodness:
+    return Goodness(num_points=len(points), median=0, p90=0, loo_median=0, loo_p90=0, z80=0, z90=0, hull=_hull(points))
