@@ -122,11 +122,15 @@ class BandwidthCurve:
     def _law(self, shapes: Sequence[Pass]) -> "Array":
         import numpy as np
 
-        mean = math.exp(sum(math.log(value) for value in self.factors.values()) / len(self.factors))
-        factors = np.array([self.factors.get(shape.op, mean) for shape in shapes])
+        factors = np.array([self.factors.get(shape.op, self.mean_factor) for shape in shapes])
         moved = np.array([shape.bytes for shape in shapes], dtype=float)
         seconds: Array = factors * (moved + self.half_bytes) / self.bytes_per_s
         return seconds
+
+    @property
+    def mean_factor(self) -> float:
+        """The geometric mean over operations."""
+        return math.exp(sum(math.log(value) for value in self.factors.values()) / len(self.factors))
 
     @cached_property
     def _residual(self) -> Residual | None:

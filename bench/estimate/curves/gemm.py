@@ -1,12 +1,17 @@
 """Matrix products: C[M, N] = A[M, K] @ B[K, N].
 
-    t = t0 + max( 2MNK/R * q_wave * q_pad * (1 + k_half/K),  bytes/BW )
+    t = t0 + blend( min over tiles of 2MNK/R * q_wave * q_pad * (1 + k_half/K) * (1 + edge/rows + edge/columns),
+                    bytes/BW )
 
-A library cuts C into tiles, one for each compute unit at a time. `q_wave` is what the last, half-empty wave of tiles
-costs; `q_pad` what the tiles compute beyond the edges of C; below one wave a library splits K instead (`split` is how
-much of the idle units it wins back); `k_half` is the depth at which a tile's start and end cost as much as its
-products. R, BW, t0, k_half and split are fitted, in log(time) with a soft-L1 loss, for each of a few tile sizes, and
-the best tile is kept. What the law leaves over is learned (residual.py).
+A library cuts C into tiles, one for each compute unit at a time, and picks the size of the tiles for each product; so
+does this law. `q_wave` is what the last, half-empty wave of tiles costs, `q_pad` what tiles compute beyond the edges of
+C, and `edge` what small tiles pay for reading more. Below one wave a library splits K over the idle units, of which
+`split` says how much that wins back. `k_half` is the depth at which a tile's start and end cost as much as its
+products. Arithmetic and traffic overlap but not wholly: they add up as (a^p + b^p)^(1/p), where `overlap` is 1/p, from
+0, where the longer one counts alone, to 1, where both do.
+
+R, BW, t0, k_half, split, edge and overlap are fitted in log(time) with a soft-L1 loss. What the law leaves over is
+learned (residual.py).
 """
 
 import math
@@ -21,10 +26,25 @@ from bench.estimate.curves.residual import Residual, Spread, merged
 if TYPE_CHECKING:
     from bench.estimate.curves.residual import Array
 
-TILES = ((128, 128), (128, 256), (256, 128), (64, 128), (128, 64), (64, 64))
+TILES = (
+    (256, 128),
+    (128, 256),
+    (128, 128),
+    (64, 128),
+    (128, 64),
+    (64, 64),
+    (32, 128),
+    (128, 32),
+    (32, 64),
+    (64, 32),
+    (32, 32),
+)
 FEWEST_FOR_RESIDUAL = 12  # with fewer a residual learns noise
-_START_LAUNCH_S = 5e-6
-_START_HALF = 200.0
+_NUM_COEFFICIENTS = 7
+# Where a fit starts, and factors by which it may leave that: R and BW start at the best that the points show.
+_START = {"launch_s": 5e-6, "k_half": 200.0, "split": 0.7, "edge": 20.0, "overlap": 0.2}
+_WIDTH = (2.0, 3.0, 1e3, 1e2, 14.0, 20.0, 10.0)
+_PULL = 0.02  # to the start, for coefficients that the points say nothing about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +71,8 @@ class GemmLaw:
     launch_s: float
     k_half: float
     split: float  # 0: idle units stay idle below one wave; 1: K is split over all of them at no cost
-    tile: tuple[int, int]
+    edge: float
+    overlap: float
     num_units: int  # multiprocessors, compute units, cores
     bytes_per_element: float = 2.0
 
@@ -60,15 +81,26 @@ class GemmLaw:
         import numpy as np
 
         m, n, k, batch = sizes.T
-        rows, columns = self.tile
-        tiles = np.ceil(m / rows) * np.ceil(n / columns) * batch
-        waves = tiles / self.num_units
-        q_wave = np.where(waves >= 1.0, np.ceil(waves) / waves, (1.0 / waves) ** (1.0 - self.split))
-        q_pad = np.ceil(m / rows) * rows * np.ceil(n / columns) * columns / (m * n)
-        compute = 2.0 * m * n * k * batch / self.flops_per_s * q_wave * q_pad * (1.0 + self.k_half / k)
+        rows, columns = np.array(TILES, dtype=float).T[:, :, None]
+        down, across = np.ceil(m / rows), np.ceil(n / columns)
+        area = down * rows * across * columns * (1.0 + self.edge / rows + self.edge / columns)
+        compute = np.min(area * _wave_cost(down * across * batch / self.num_units, self.split), axis=0)
+        compute *= 2.0 * k * batch * (1.0 + self.k_half / k) / self.flops_per_s
         traffic = self.bytes_per_element * batch * (m * k + k * n + m * n) / self.bytes_per_s
-        total: Array = self.launch_s + np.maximum(compute, traffic)
+        power = 1.0 / self.overlap
+        longer = np.maximum(compute, traffic)  # taken out of the sum, which would overflow
+        total: Array = self.launch_s + longer * ((compute / longer) ** power + (traffic / longer) ** power) ** (
+            1 / power
+        )
         return total
+
+
+def _wave_cost(waves: "Array", split: float) -> "Array":
+    """Time over that of units that are all busy."""
+    import numpy as np
+
+    cost: Array = np.where(waves >= 1.0, np.ceil(waves) / waves, (1.0 / waves) ** (1.0 - split))
+    return cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +136,9 @@ class GemmCurve:
         sizes, measured = _sizes(shapes), np.array(logs)
         law = _fit_law(sizes, measured, num_units, bytes_per_element)
         left = measured - np.log(law.seconds(sizes))
-        sigma = max(float(np.sqrt(np.mean(left**2))), 0.02)
+        # Of n points the law took up to seven degrees of freedom, though with few points its start decides most.
+        widening = math.sqrt(len(shapes) / (len(shapes) - min(_NUM_COEFFICIENTS, len(shapes) / 2)))
+        sigma = max(float(np.sqrt(np.mean(left**2))) * widening, 0.03)
         kept = tuple((s, rounded(math.exp(v), 6), c) for s, v, c in zip(shapes, logs, counts, strict=True))
         curve = cls(
             law=law, points=kept, spread=None, sigma=sigma, resolution_s=resolution_s, goodness=_no_goodness(kept)
@@ -115,6 +149,7 @@ class GemmCurve:
         residual = Residual.fit(curve._features(sizes), left, curve._variances())
         curve = replace(curve, spread=residual.spread)
         errors_out, sigmas = residual.left_out()
+        errors_out *= widening
         fitted = residual.at(residual.features)[0] - left
         return replace(curve, goodness=goodness(fitted.tolist(), errors_out.tolist(), sigmas.tolist(), _hull(kept)))
 
@@ -136,7 +171,7 @@ class GemmCurve:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the law, the points, and how their residuals spread."""
         return {
-            "law": {**_rounded_law(self.law), "tile": list(self.law.tile)},
+            "law": _rounded_law(self.law),
             "points": [[s.m, s.n, s.k, s.batch, seconds, count] for s, seconds, count in self.points],
             "spread": None if self.spread is None else {k: rounded(v) for k, v in vars(self.spread).items()},
             "sigma": rounded(self.sigma),
@@ -148,7 +183,7 @@ class GemmCurve:
     def from_dict(cls, values: dict[str, Any]) -> "GemmCurve":
         """What `to_dict` gave."""
         return cls(
-            law=GemmLaw(**(values["law"] | {"tile": tuple(values["law"]["tile"])})),
+            law=GemmLaw(**values["law"]),
             points=tuple((Gemm(m=m, n=n, k=k, batch=b), seconds, c) for m, n, k, b, seconds, c in values["points"]),
             spread=None if values["spread"] is None else Spread(**values["spread"]),
             sigma=values["sigma"],
@@ -171,7 +206,9 @@ class GemmCurve:
         import numpy as np
 
         m, n, k, batch = sizes.T
-        return np.stack([np.log2(m) / 1.5, np.log2(n) / 1.0, np.log2(k) / 1.0, np.log2(batch) / 1.5], axis=1)
+        waves = np.ceil(m / 128) * np.ceil(n / 128) * batch / self.law.num_units
+        wave = np.log2(_wave_cost(np.maximum(waves, 1.0), 1.0))
+        return np.stack([np.log2(m), np.log2(n), np.log2(k) / 2.0, np.log2(batch), wave / 0.15], axis=1)
 
     def _variances(self) -> "Array":
         """Of each point relative to a single one of 1 %: more repeats less, a coarse clock more."""
@@ -183,7 +220,7 @@ class GemmCurve:
 
 
 def _fit_law(sizes: "Array", logs: "Array", num_units: int, bytes_per_element: float) -> GemmLaw:
-    """The law whose soft-L1 loss is the smallest, over the tile sizes."""
+    """The law with the smallest soft-L1 loss of log(time)."""
     import numpy as np
     from scipy.optimize import least_squares
 
@@ -191,30 +228,22 @@ def _fit_law(sizes: "Array", logs: "Array", num_units: int, bytes_per_element: f
     seconds = np.exp(logs)
     rate = float(np.quantile(2.0 * m * n * k * batch / seconds, 0.9))
     traffic = float(np.quantile(bytes_per_element * batch * (m * k + k * n + m * n) / seconds, 0.9))
-    # Log of R, BW, t0, k_half, and split: free between bounds that any device keeps.
-    start = np.log([rate * 1.1, traffic * 1.2, min(_START_LAUNCH_S, seconds.min() / 2), _START_HALF, 0.7])
-    width = np.log([2.0, 3.0, 1e3, 1e2, 1.0])
-    low, high = start - width, start + width
-    low[4], high[4] = math.log(0.05), 0.0
-    best, found = math.inf, None
-    for tile in TILES:
+    names = ("flops_per_s", "bytes_per_s", *_START)
+    first = {**_START, "launch_s": min(_START["launch_s"], float(seconds.min()) / 2)}
+    start = np.log([rate * 1.2, traffic * 1.2, *first.values()])
+    low, high = start - np.log(_WIDTH), start + np.log(_WIDTH)
+    for name, (least, most) in {"split": (0.05, 1.0), "overlap": (0.02, 1.0)}.items():
+        low[names.index(name)], high[names.index(name)] = math.log(least), math.log(most)
 
-        def law_at(x: "Array", tile: tuple[int, int] = tile) -> GemmLaw:
-            values = [float(value) for value in np.exp(x)]
-            return GemmLaw(
-                flops_per_s=values[0], bytes_per_s=values[1], launch_s=values[2], k_half=values[3], split=values[4],
-                tile=tile, num_units=num_units, bytes_per_element=bytes_per_element,
-            )  # fmt: skip
+    def law_at(x: "Array") -> GemmLaw:
+        values = dict(zip(names, np.exp(x).tolist(), strict=True))
+        return GemmLaw(num_units=num_units, bytes_per_element=bytes_per_element, **values)
 
-        def errors(x: "Array", law_at: Any = law_at) -> "Array":
-            # A weak pull to the start decides coefficients that the points say nothing about.
-            return np.concatenate([np.log(law_at(x).seconds(sizes)) - logs, 0.02 * (x - start)])
+    def errors(x: "Array") -> "Array":
+        return np.concatenate([np.log(law_at(x).seconds(sizes)) - logs, _PULL * (x - start)])
 
-        solution = least_squares(errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.05)
-        if solution.cost < best:
-            best, found = float(solution.cost), law_at(solution.x)
-    assert found is not None
-    return GemmLaw(**{**_rounded_law(found), "tile": found.tile})
+    solution = least_squares(errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.05)
+    return GemmLaw(**_rounded_law(law_at(solution.x)))
 
 
 def _rounded_law(law: GemmLaw) -> dict[str, Any]:

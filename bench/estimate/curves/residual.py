@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[float64]
 
-_STRETCHES = (0.35, 0.6, 1.0, 1.7, 3.0)
+_STRETCHES = (0.2, 0.35, 0.6, 1.0, 1.7, 3.0)
 _NOISE_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise over that of the process
 _FLOOR = 0.004  # repeated measurements of one machine differ by this, whatever the likelihood says
 
