@@ -44,11 +44,13 @@ class Outcome:
 Fold = tuple[list[Row], list[Row]]  # seen, hidden
 
 
-def groups(sources: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """One summary for each way of hiding rows, of those sources or of all."""
+def groups(sources: Sequence[str] = (), only: str = "") -> list[dict[str, Any]]:
+    """One summary for each way of hiding rows, of those sources or of all; `only` those with that word in their name."""
     published = [row for row in rows("micro") if not sources or row["source_id"] in sources]
     found = []
     for name, kind, split in _SPLITS:
+        if only and only not in name:
+            continue
         chosen = [row for row in published if row["kind"] == kind and isinstance(task_of(row), Task)]
         outcomes = [outcome for fold in split(chosen) for outcome in hide(*fold)]
         if outcomes:
@@ -158,6 +160,21 @@ def shape_folds(rows: Sequence[Row]) -> list[Fold]:
     return _folds(rows, lambda row, index: str(_task(row).shape))
 
 
+def size_folds(rows: Sequence[Row]) -> list[Fold]:
+    """Of each machine one size after another hidden, all machines at once: as many folds as the longest table."""
+    places: dict[Any, int] = {}
+    place_of = []
+    for row in rows:
+        key = key_of(_task(row))
+        place_of.append(places.get(key, 0))
+        places[key] = places.get(key, 0) + 1
+    numbered = list(zip(rows, place_of, strict=True))
+    return [
+        ([row for row, place in numbered if place != fold], [row for row, place in numbered if place == fold])
+        for fold in range(max(places.values(), default=0))
+    ]
+
+
 def model_folds(rows: Sequence[Row]) -> list[Fold]:
     """Each model hidden once, with all its shapes, where the row's file names one."""
     names = sorted({model for row in rows if (model := _model(row))})
@@ -201,9 +218,10 @@ _SPLITS: tuple[tuple[str, str, Callable[[Sequence[Row]], list[Fold]]], ...] = (
     ("matmul, each source hidden, chip known", "gemm", source_folds),
     ("memory-bound, a third of the rows hidden", "memory_bound_op", random_folds),
     ("memory-bound, each chip hidden", "memory_bound_op", chip_folds),
+    ("collective, each size hidden", "collective", size_folds),
     ("collective, a third of the sizes hidden", "collective", random_folds),
     ("collective, each chip hidden", "collective", chip_folds),
-    ("send and receive, a third of the sizes hidden", "p2p", random_folds),
+    ("send and receive, each size hidden", "p2p", size_folds),
 )
 
 

@@ -168,9 +168,9 @@ def _pooled_pass(shape: Pass, chip: Chip, related: Sequence[tuple[Profile, float
     for profile, weight in related:
         curve = profile.curve
         assert isinstance(curve, BandwidthCurve)
-        factor = curve.factors.get(_known_op(curve, shape.op), curve.mean_factor)
-        shares.append((curve.bytes_per_s / factor / profile.chip.memory_bytes_per_s, weight))
-        fixed.append((max(curve.half_bytes, 1.0) / curve.bytes_per_s * factor, weight))
+        fixed_s, bytes_per_s = curve.law_of(_known_op(curve, shape.op))
+        shares.append((bytes_per_s / profile.chip.memory_bytes_per_s, weight))
+        fixed.append((fixed_s, weight))
     return _mean(fixed) + shape.bytes / (chip.memory_bytes_per_s * _mean(shares))
 
 
@@ -317,10 +317,13 @@ def _related(task: Task, profiles: Sequence[Profile]) -> list[tuple[Profile, flo
     usable = [profile for profile in profiles if _knows(profile, task)]
     typed = [profile for profile in usable if profile.dtype == task.dtype]
     chosen = typed if len({profile.chip.name for profile in typed}) >= 2 else usable
-    return [
-        (p, 4.0 if _generation(p.chip, task.chip) else 2.0 if p.chip.vendor == task.chip.vendor else 1.0)
-        for p in chosen
-    ]
+    return [(p, _weight(p, task)) for p in chosen]
+
+
+def _weight(profile: Profile, task: Task) -> float:
+    """How much a relative counts. One source times all its chips alike: what a launch costs is its own."""
+    near = 4.0 if _generation(profile.chip, task.chip) else 2.0 if profile.chip.vendor == task.chip.vendor else 1.0
+    return near * (4.0 if profile.source == task.source else 1.0)
 
 
 def _same_chip(one: Chip, other: Chip) -> bool:

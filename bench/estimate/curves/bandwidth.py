@@ -1,13 +1,14 @@
 """Passes over memory: norms, activations, sums, copies.
 
-    t = factor(op) * (bytes + b_half) / B        so the rate is B * bytes / (bytes + b_half) / factor(op)
+    t = fixed(op) + factor(op) * bytes / B     so the rate is B/factor * bytes / (bytes + half), half = fixed * B/factor
 
 `bytes` are the least that must move; a factor above 1 is what an operation moves or waits beyond that, one below 1 what
-it finds in a cache. What the law leaves over is learned for each operation from passes of like size (residual.py).
+it finds in a cache; `fixed` is a launch and, of some operations, a row's worth of waiting. What the law leaves over is
+learned for each operation from passes of like size (residual.py).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bench.estimate.curves.residual import Array
 
 FEWEST_FOR_RESIDUAL = 6
+_PULL = 0.02  # to the start, for coefficients that the points say nothing about
 _APART = 50.0  # between operations, in lengths: nothing is learned from one about another
 
 
@@ -36,8 +38,8 @@ class BandwidthCurve:
     """Times of passes on one device with one software."""
 
     bytes_per_s: float
-    half_bytes: float
     factors: dict[str, float]
+    fixed_s: dict[str, float]
     points: tuple[tuple[Pass, float, int], ...]  # shape, geometric mean of seconds, how often it was measured
     spread: Spread | None
     sigma: float
@@ -54,10 +56,11 @@ class BandwidthCurve:
         shapes, logs, counts = merged([shape for shape, _ in points], [math.log(seconds) for _, seconds in points])
         measured = np.array(logs)
         kept = tuple((s, rounded(math.exp(v), 6), c) for s, v, c in zip(shapes, logs, counts, strict=True))
-        rate, half, factors = _fit_law(shapes, measured)
+        rate, factors, fixed = _fit_law(shapes, measured)
         empty = Goodness(num_points=len(kept), median=0, p90=0, loo_median=0, loo_p90=0, z80=0, z90=0, hull=_hull(kept))
         curve = cls(
-            bytes_per_s=rate, half_bytes=half, factors=factors, points=kept, spread=None, sigma=0.02,
+            bytes_per_s=rate,  factors=factors,
+            fixed_s=fixed, points=kept, spread=None, sigma=0.02,
             resolution_s=resolution_s, goodness=empty,
         )  # fmt: skip
         left = measured - np.log(curve._law(shapes))
@@ -95,8 +98,8 @@ class BandwidthCurve:
         """Plain values for JSON."""
         return {
             "bytes_per_s": rounded(self.bytes_per_s),
-            "half_bytes": rounded(self.half_bytes),
-            "factors": {op: rounded(value) for op, value in self.factors.items()},
+            "factors": self.factors,
+            "fixed_s": self.fixed_s,
             "points": [[s.op, s.bytes, s.columns, seconds, count] for s, seconds, count in self.points],
             "spread": None if self.spread is None else {k: rounded(v) for k, v in vars(self.spread).items()},
             "sigma": rounded(self.sigma),
@@ -110,8 +113,8 @@ class BandwidthCurve:
         points = ((Pass(op=op, bytes=b, columns=c), seconds, n) for op, b, c, seconds, n in values["points"])
         return cls(
             bytes_per_s=values["bytes_per_s"],
-            half_bytes=values["half_bytes"],
             factors=values["factors"],
+            fixed_s=values["fixed_s"],
             points=tuple(points),
             spread=None if values["spread"] is None else Spread(**values["spread"]),
             sigma=values["sigma"],
@@ -122,15 +125,14 @@ class BandwidthCurve:
     def _law(self, shapes: Sequence[Pass]) -> "Array":
         import numpy as np
 
-        factors = np.array([self.factors.get(shape.op, self.mean_factor) for shape in shapes])
-        moved = np.array([shape.bytes for shape in shapes], dtype=float)
-        seconds: Array = factors * (moved + self.half_bytes) / self.bytes_per_s
+        laws = np.array([self.law_of(shape.op) for shape in shapes])
+        seconds: Array = laws[:, 0] + np.array([shape.bytes for shape in shapes], dtype=float) / laws[:, 1]
         return seconds
 
-    @property
-    def mean_factor(self) -> float:
-        """The geometric mean over operations."""
-        return math.exp(sum(math.log(value) for value in self.factors.values()) / len(self.factors))
+    def law_of(self, op: str) -> tuple[float, float]:
+        """Fixed seconds, and bytes/s: of an operation that was not measured, the geometric means."""
+        fixed = self.fixed_s.get(op, _mean(self.fixed_s.values()))
+        return fixed, self.bytes_per_s / self.factors.get(op, _mean(self.factors.values()))
 
     @cached_property
     def _residual(self) -> Residual | None:
@@ -157,27 +159,36 @@ class BandwidthCurve:
         return variances
 
 
-def _fit_law(shapes: Sequence[Pass], logs: "Array") -> tuple[float, float, dict[str, float]]:
-    """The rate of the fastest operation, the half-way size, and each operation's factor over it."""
+def _fit_law(shapes: Sequence[Pass], logs: "Array") -> tuple[float, dict[str, float], dict[str, float]]:
+    """The rate of the fastest operation, each operation's factor over it, and each one's fixed seconds."""
     import numpy as np
     from scipy.optimize import least_squares
 
     ops = sorted({shape.op for shape in shapes})
+    num = len(ops)
     which = np.array([ops.index(shape.op) for shape in shapes])
     moved = np.array([shape.bytes for shape in shapes], dtype=float)
-    rates = [float(np.quantile((np.log(moved) - logs)[which == index], 0.9)) for index in range(len(ops))]
-    start = np.array([*rates, math.log(1e6)])
-    low, high = start - 3.0, start + 3.0
-    low[-1], high[-1] = math.log(1.0), math.log(1e9)
+    rates = [float(np.quantile((np.log(moved) - logs)[which == index], 0.9)) for index in range(num)]
+    least = [float(np.min(logs[which == index])) for index in range(num)]
+    start = np.array([*rates, *[value - 0.7 for value in least]])
+    low = np.array([*[rate - 3.0 for rate in rates], *[math.log(1e-8)] * num])
+    high = np.array([*[rate + 3.0 for rate in rates], *least])
 
     def errors(x: "Array") -> "Array":
-        law = np.log(moved + np.exp(x[-1])) - x[which]
-        return np.concatenate([law - logs, 0.02 * (x - start)])
+        law = np.exp(x[num + which]) + moved * np.exp(-x[which])
+        fixed = x[num:]  # operations are launched alike, if their points do not say otherwise
+        return np.concatenate([np.log(law) - logs, _PULL * (x - start), _PULL * (fixed - np.mean(fixed))])
 
-    solution = least_squares(errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.05).x
-    best = float(np.max(solution[:-1]))
-    factors = {op: rounded(math.exp(best - float(value))) for op, value in zip(ops, solution[:-1], strict=True)}
-    return rounded(math.exp(best)), rounded(math.exp(float(solution[-1]))), factors
+    solution = least_squares(errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.05).x.tolist()
+    best = max(solution[:num])
+    factors = {op: rounded(math.exp(best - value)) for op, value in zip(ops, solution[:num], strict=True)}
+    fixed_s = {op: rounded(math.exp(value)) for op, value in zip(ops, solution[num:], strict=True)}
+    return rounded(math.exp(best)), factors, fixed_s
+
+
+def _mean(values: Iterable[float]) -> float:
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs))
 
 
 def _hull(points: Sequence[tuple[Pass, float, int]]) -> dict[str, tuple[float, float]]:

@@ -1,22 +1,27 @@
 """Collectives: a measured table for each operation and topology, read between its sizes.
 
-Libraries switch algorithm and protocol with the size, so no line is laid through a table: between two measured sizes
-log(time) is interpolated over log(bytes). Beyond the table the law t = alpha + beta * bytes + gamma * sqrt(bytes),
-fitted to it, goes on from its last point, and sigma grows by a tenth with each doubling; so it does for another number
-of ranks.
+Libraries switch algorithm and protocol with the size, so no law fits a table. t = alpha + beta * bytes + gamma *
+sqrt(bytes) takes out what is regular; what it leaves over is interpolated in log(bytes), monotone between points
+(Fritsch & Carlson 1980), so that the table's own figures come out at its sizes. Beyond the table the law goes on from
+its last point, and sigma grows by a tenth with each doubling; so it does for another number of ranks.
 """
 
 import math
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from bench.estimate.curves.goodness import Goodness, goodness, hull, rounded
 from bench.estimate.curves.residual import merged
 
+if TYPE_CHECKING:
+    from bench.estimate.curves.residual import Array
+
 SIGMA_PER_DOUBLING = 0.1
-_FLOOR = 0.02
+_FLOOR = 0.01  # of sigma, at half a doubling from a measured size
+_PULL = 0.01
+_AT_POINT = 0.5  # doublings: at a measured size sigma is that of half a doubling away
 
 # Bytes that each rank sends for each byte of the buffer, of n ranks (Thakur, Rabenseifner & Gropp 2005, and
 # nccl-tests' doc/PERFORMANCE.md, where the same factors define the bus bandwidth).
@@ -41,7 +46,7 @@ class CollectiveTable:
     alpha_s: float
     beta_s_per_byte: float
     gamma_s_per_root_byte: float
-    sigma: float  # within the table
+    sigma: float  # of each doubling to the nearest measured size
     goodness: Goodness
 
     @classmethod
@@ -52,28 +57,30 @@ class CollectiveTable:
         table = _table(points, op, ranks)
         if len(table.points) < 3:
             return replace(table, sigma=0.1, goodness=goodness([0.0], [0.0], [0.1], _hull(table)))
-        out, doublings = [], []
+        out, away = [], []
         for index, (size, seconds) in enumerate(table.points):
             rest = _table([point for i, point in enumerate(table.points) if i != index], op, ranks)
             out.append(math.log(rest.seconds(size)[0] / seconds))
-            doublings.append(rest._doublings_outside(size))
-        inner = [error for error, outside in zip(out, doublings, strict=True) if not outside]
-        # Leaving a point out doubles the gap around it; half of the error is what the whole table makes there.
-        sigma = max(math.sqrt(sum(error**2 for error in inner) / len(inner)), _FLOOR)
-        sigmas = [math.hypot(sigma, SIGMA_PER_DOUBLING * outside) for outside in doublings]
+            away.append(rest._away(size))
+        # The largest error of a few is weighed down: one switch of protocol says little about other sizes.
+        scores = sorted(abs(error) / distance for error, distance in zip(out, away, strict=True))
+        kept = scores[: max(2, math.ceil(0.9 * len(scores)))]
+        sigma = max(math.sqrt(sum(score**2 for score in kept) / len(kept)), _FLOOR)
+        sigmas = [sigma * distance for distance in away]
         return replace(table, sigma=rounded(sigma), goodness=goodness([0.0] * len(out), out, sigmas, _hull(table)))
 
     def seconds(self, num_bytes: float) -> tuple[float, float]:
         """Expected seconds and the standard deviation of their logarithm."""
-        sizes = [size for size, _ in self.points]
-        if num_bytes <= sizes[0] or num_bytes >= sizes[-1]:
-            end, at_end = self.points[0] if num_bytes <= sizes[0] else self.points[-1]
-            sigma = math.hypot(self.sigma, SIGMA_PER_DOUBLING * self._doublings_outside(num_bytes))
-            return at_end * self._law(num_bytes) / self._law(end), sigma
-        right = bisect_left(sizes, num_bytes)
-        (low, t_low), (high, t_high) = self.points[right - 1], self.points[right]
-        share = math.log(num_bytes / low) / math.log(high / low)
-        return t_low ** (1 - share) * t_high**share, self.sigma
+        place = math.log(num_bytes)
+        sizes, left = self._left
+        if len(sizes) > 1 and sizes[0] < place < sizes[-1]:
+            over = float(self._between(place))
+        else:
+            over = left[0] if place <= sizes[0] else left[-1]
+        outside = max(0.0, sizes[0] - place, place - sizes[-1]) / math.log(2.0)
+        return self._law(num_bytes) * math.exp(over), math.hypot(
+            self.sigma * self._away(num_bytes), SIGMA_PER_DOUBLING * outside
+        )
 
     def among(self, ranks: int) -> "CollectiveTable":
         """The table expected for another number of ranks over the same links: a ring's steps and a ring's bytes."""
@@ -99,7 +106,7 @@ class CollectiveTable:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            **vars(self),
+            **{name: value for name, value in vars(self).items() if not name.startswith("_")},
             "points": [list(point) for point in self.points],
             "goodness": self.goodness.to_dict(),
         }
@@ -113,9 +120,25 @@ class CollectiveTable:
     def _law(self, num_bytes: float) -> float:
         return self.alpha_s + self.beta_s_per_byte * num_bytes + self.gamma_s_per_root_byte * math.sqrt(num_bytes)
 
-    def _doublings_outside(self, num_bytes: float) -> float:
-        low, high = self.points[0][0], self.points[-1][0]
-        return max(0.0, math.log2(low / max(num_bytes, 1.0)), math.log2(max(num_bytes, 1.0) / high))
+    @cached_property
+    def _left(self) -> tuple[list[float], list[float]]:
+        """log(bytes) of the points, and log(measured / law) there."""
+        return (
+            [math.log(size) for size, _ in self.points],
+            [math.log(seconds / self._law(size)) for size, seconds in self.points],
+        )
+
+    @cached_property
+    def _between(self) -> Callable[[float], float]:
+        from scipy.interpolate import PchipInterpolator
+
+        interpolator: Callable[[float], float] = PchipInterpolator(*self._left)
+        return interpolator
+
+    def _away(self, num_bytes: float) -> float:
+        """Doublings to the nearest measured size, and a half, as two sides of a right angle."""
+        nearest = min(abs(math.log2(num_bytes / size)) for size, _ in self.points)
+        return math.hypot(nearest, _AT_POINT)
 
 
 def _table(points: Sequence[tuple[float, float]], op: str, ranks: int) -> CollectiveTable:
@@ -131,15 +154,24 @@ def _table(points: Sequence[tuple[float, float]], op: str, ranks: int) -> Collec
 
 
 def _fit_law(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """alpha, beta, gamma, none below 0, by least squares of relative errors (Lawson & Hanson's NNLS)."""
+    """alpha, beta, gamma, none below 0: least squares of relative errors, then a soft-L1 loss of log(time)."""
     import numpy as np
-    from scipy.optimize import nnls
+    from scipy.optimize import least_squares, nnls
 
     sizes, seconds = np.array(points).T
-    columns = np.stack([np.ones_like(sizes), sizes, np.sqrt(sizes)], axis=1) / seconds[:, None]
+    terms = np.stack([np.ones_like(sizes), sizes, np.sqrt(sizes)])
+    columns = (terms / seconds).T
     scale = np.linalg.norm(columns, axis=0)
-    solution = nnls(columns / scale, np.ones_like(seconds))[0] / scale
-    return rounded(float(solution[0])), rounded(float(solution[1])), rounded(float(solution[2]))
+    first = nnls(columns / scale, np.ones_like(seconds))[0] / scale
+    start = np.log(
+        np.maximum(first, 1e-3 * float(np.exp(np.mean(np.log(seconds)))) / np.exp(np.mean(np.log(terms), axis=1)))
+    )
+
+    def errors(x: "Array") -> "Array":
+        return np.concatenate([np.log(np.exp(x) @ terms) - np.log(seconds), _PULL * (x - start)])
+
+    solution = np.exp(least_squares(errors, start, loss="soft_l1", f_scale=0.1).x).tolist()
+    return rounded(solution[0]), rounded(solution[1]), rounded(solution[2])
 
 
 def _hull(table: CollectiveTable) -> dict[str, tuple[float, float]]:
