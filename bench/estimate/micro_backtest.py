@@ -37,6 +37,7 @@ class Outcome:
     factor80: float
     factor90: float | None
     level: str  # family and class of evidence
+    elsewhere: bool  # estimated from other machines alone
     roofline: float | None  # log errors of the baselines
     fraction: float | None
 
@@ -84,6 +85,7 @@ def hide(seen: Sequence[Row], hidden: Sequence[Row], quantiles: dict[str, Any] |
                 factor80=bounds.factor80,
                 factor90=bounds.factor90,
                 level=f"{key_of(task)[0]} {answer.evidence}",
+                elsewhere=answer.profile is None,
                 roofline=None if roofline is None else sign * (math.log(roofline) - measured),
                 fraction=None if roofline is None or share is None else sign * (math.log(roofline) + share - measured),
             )

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.chip import Chip
-from bench.estimate.curves import BandwidthCurve, CollectiveTable, Gemm, GemmCurve, Pass
+from bench.estimate import micro_attention
+from bench.estimate.curves import Attention, BandwidthCurve, CollectiveTable, Gemm, GemmCurve, Pass
 from bench.estimate.curves.gemm import GemmLaw
 from bench.estimate.micro_evidence import DEFAULT_UNITS, Evidences, Profile, key_of, published
 from bench.estimate.micro_tasks import Exchange, Task, task_of
@@ -85,7 +86,7 @@ def _from_own(task: Task, profile: Profile) -> Answer:
         sigma=sigma,
         evidence="L0" if inside else "L1",
         basis=f"{_count(goodness.num_points, 'shape')} of {profile.chip.name} among {whose}; "
-        f"shapes left out were {goodness.loo_median:.0%} off at the median"
+        f"rows left out were {goodness.loo_median:.0%} off at the median"
         + ("" if inside else "; this one lies beyond what was measured"),
         profile=profile,
     )
@@ -94,8 +95,8 @@ def _from_own(task: Task, profile: Profile) -> Answer:
 def _from_elsewhere(task: Task, evidence: Evidences) -> Answer | str:
     if isinstance(task.shape, Exchange):
         return _collective(task, task.shape, evidence)
-    if task.family == "attention":
-        return "no attention has been measured on this kind of chip by a source that is trusted: measure it"
+    if isinstance(task.shape, Attention):
+        return _attention(task, task.shape)
     profiles = [
         profile
         for profile in evidence.profiles
@@ -117,6 +118,16 @@ def _from_elsewhere(task: Task, evidence: Evidences) -> Answer | str:
     if not related:
         return f"nothing like this has been measured on any chip: measure it on {task.chip.name}"
     return _by_fractions(task, related)
+
+
+def _attention(task: Task, shape: Attention) -> Answer | str:
+    peak = task.peak_flops_per_s
+    if peak is None:
+        return f"no peak of {task.chip.name} is known for {task.dtype}"
+    seconds = micro_attention.seconds(shape, task.chip, peak, task.words)
+    if isinstance(seconds, str):
+        return seconds
+    return Answer(seconds=seconds, sigma=STEP_SIGMA["L3"], evidence="L3", basis=micro_attention.SOURCES)
 
 
 def _by_fractions(task: Task, related: list[tuple[Profile, float]]) -> Answer | str:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench.estimate.curves.goodness import Goodness, goodness, hull, rounded
-from bench.estimate.curves.residual import Residual, Spread, merged
+from bench.estimate.curves.residual import Residual, Spread, merged, noise_variances
 
 if TYPE_CHECKING:
     from bench.estimate.curves.residual import Array
@@ -68,8 +68,13 @@ class BandwidthCurve:
         if len(kept) < FEWEST_FOR_RESIDUAL:
             errors = [-float(value) for value in left]
             return replace(curve, goodness=goodness(errors, errors, [curve.sigma] * len(errors), _hull(kept)))
-        residual = Residual.fit(curve._features(shapes), left, curve._variances())
+        # Hyperparameters and errors are those of single measurements; to go on with, means of equal passes do as well.
+        every = [shape for shape, _ in points]
+        left = np.log([seconds for _, seconds in points]) - np.log(curve._law(every))
+        residual = Residual.fit(curve._features(every), left, noise_variances([t for _, t in points], resolution_s))
         errors_out, sigmas = residual.left_out()
+        taken = min(2 * len(factors), len(kept) / 2)  # degrees of freedom, by the law
+        errors_out *= math.sqrt(len(kept) / (len(kept) - taken))
         fitted = residual.at(residual.features)[0] - left
         return replace(
             curve,
@@ -142,7 +147,8 @@ class BandwidthCurve:
             return None
         shapes = [shape for shape, _, _ in self.points]
         left = np.log([seconds for _, seconds, _ in self.points]) - np.log(self._law(shapes))
-        return Residual(self._features(shapes), left, self._variances(), self.spread)
+        times, counts = [seconds for _, seconds, _ in self.points], [count for _, _, count in self.points]
+        return Residual(self._features(shapes), left, noise_variances(times, self.resolution_s, counts), self.spread)
 
     def _features(self, shapes: Sequence[Pass]) -> "Array":
         import numpy as np
@@ -150,13 +156,6 @@ class BandwidthCurve:
         ops = {op: _APART * (1 + index) for index, op in enumerate(sorted(self.factors))}
         rows = [(math.log2(s.bytes) / 1.5, math.log2(s.columns) / 1.5, ops.get(s.op, 0.0)) for s in shapes]
         return np.array(rows)
-
-    def _variances(self) -> "Array":
-        import numpy as np
-
-        rounding = np.array([self.resolution_s / seconds / math.sqrt(12.0) for _, seconds, _ in self.points])
-        variances: Array = (1.0 + (rounding / 0.01) ** 2) / np.array([count for _, _, count in self.points])
-        return variances
 
 
 def _fit_law(shapes: Sequence[Pass], logs: "Array") -> tuple[float, dict[str, float], dict[str, float]]:

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bench.estimate.curves.goodness import Goodness, goodness, hull, rounded
-from bench.estimate.curves.residual import Residual, Spread, merged
+from bench.estimate.curves.residual import Residual, Spread, merged, noise_variances
 
 if TYPE_CHECKING:
     from bench.estimate.curves.residual import Array
@@ -146,12 +146,18 @@ class GemmCurve:
         if len(kept) < FEWEST_FOR_RESIDUAL:
             errors = [-float(value) for value in left]
             return replace(curve, goodness=goodness(errors, errors, [sigma] * len(errors), _hull(kept)))
-        residual = Residual.fit(curve._features(sizes), left, curve._variances())
-        curve = replace(curve, spread=residual.spread)
+        # Hyperparameters and errors are those of single measurements; to go on with, means of equal shapes do as well.
+        every = _sizes([shape for shape, _ in points])
+        left = np.log([seconds for _, seconds in points]) - np.log(law.seconds(every))
+        residual = Residual.fit(curve._features(every), left, noise_variances([t for _, t in points], resolution_s))
         errors_out, sigmas = residual.left_out()
         errors_out *= widening
         fitted = residual.at(residual.features)[0] - left
-        return replace(curve, goodness=goodness(fitted.tolist(), errors_out.tolist(), sigmas.tolist(), _hull(kept)))
+        return replace(
+            curve,
+            spread=residual.spread,
+            goodness=goodness(fitted.tolist(), errors_out.tolist(), sigmas.tolist(), _hull(kept)),
+        )
 
     def seconds(self, shape: Gemm) -> tuple[float, float]:
         """Expected seconds, and the standard deviation of their logarithm."""
@@ -199,7 +205,8 @@ class GemmCurve:
             return None
         sizes = _sizes([shape for shape, _, _ in self.points])
         left = np.log([seconds for _, seconds, _ in self.points]) - np.log(self.law.seconds(sizes))
-        return Residual(self._features(sizes), left, self._variances(), self.spread)
+        times, counts = [seconds for _, seconds, _ in self.points], [count for _, _, count in self.points]
+        return Residual(self._features(sizes), left, noise_variances(times, self.resolution_s, counts), self.spread)
 
     def _features(self, sizes: "Array") -> "Array":
         """What decides which kernel a library takes, each in units of how far a residual reaches along it."""
@@ -209,14 +216,6 @@ class GemmCurve:
         waves = np.ceil(m / 128) * np.ceil(n / 128) * batch / self.law.num_units
         wave = np.log2(_wave_cost(np.maximum(waves, 1.0), 1.0))
         return np.stack([np.log2(m), np.log2(n), np.log2(k) / 2.0, np.log2(batch), wave / 0.15], axis=1)
-
-    def _variances(self) -> "Array":
-        """Of each point relative to a single one of 1 %: more repeats less, a coarse clock more."""
-        import numpy as np
-
-        rounding = np.array([self.resolution_s / seconds / math.sqrt(12.0) for _, seconds, _ in self.points])
-        variances: Array = (1.0 + (rounding / 0.01) ** 2) / np.array([count for _, _, count in self.points])
-        return variances
 
 
 def _fit_law(sizes: "Array", logs: "Array", num_units: int, bytes_per_element: float) -> GemmLaw:
