@@ -5,9 +5,9 @@ No trusted source among results/published/ has measured attention alone. The sta
 - Dao 2023, FlashAttention-2, section 4.1: up to 73 % forward and 63 % backward, on an A100;
 - Shah et al. 2024, FlashAttention-3, abstract: FlashAttention-2 reaches 35 % on an H100, FlashAttention-3 75 %.
 
-What they leave open is assumed: the backward pass of an H100 in the A100's proportion; the best figures at the
-largest head_dim that was tried, 128 and 256, others by its fourth root, since the exponentials cost the same at any; half of the rate at 300
-tokens; and blocks of 128 on the diagonal of a causal mask that are computed whole. So the class is L3.
+What they leave open is assumed: backward on an H100 in the A100's proportion; those figures at the largest head_dim
+that was tried, 128 and 256, and others by its fourth root, since the exponentials cost the same at any; half of the
+rate at 300 tokens; and blocks of 128 on the diagonal of a causal mask that are computed whole. So the class is L3.
 """
 
 from bench.chip import Chip
@@ -33,7 +33,7 @@ def seconds(shape: Attention, chip: Chip, peak_flops_per_s: float, words: str) -
     share, head_dim = known[max(known) if newest else 2]
     if shape.direction == "backward":
         share *= _BACKWARD
-    share *= (shape.head_dim / head_dim) ** _POWER * shape.seq / (shape.seq + _HALF_SEQ)
+    share *= float((shape.head_dim / head_dim) ** _POWER) * shape.seq / (shape.seq + _HALF_SEQ)
     if shape.causal:
         share *= shape.seq / (shape.seq + _BLOCK)
     return shape.flops / (share * peak_flops_per_s)

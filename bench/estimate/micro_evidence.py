@@ -59,7 +59,7 @@ class Evidences:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Evidences":
         """A curve through the figures of each machine, however few."""
-        return cls(profiles=tuple(_profile(members) for members in _grouped(rows).values()))
+        return cls(profiles=tuple(_profile(tuple(members)) for members in _grouped(rows).values()))
 
     def with_local(self, rows: Sequence[Row]) -> "Evidences":
         """With the user's own measurements, in front of what was published."""
@@ -68,9 +68,9 @@ class Evidences:
         anchors: dict[Key, tuple[tuple[Task, float], ...]] = {}
         for key, members in _grouped(rows).items():
             if key in known:
-                new[key] = _profile(members, known[key])
+                new[key] = _profile(tuple(members), known[key])
             elif len({task.shape for task, _, _ in members}) >= FEWEST[key[0]]:
-                new[key] = replace(_profile(members), local=True)
+                new[key] = replace(_profile(tuple(members)), local=True)
             else:
                 anchors[key] = tuple((task, seconds) for task, seconds, _ in members)
         kept = tuple(profile for profile in self.profiles if profile.key not in new)
@@ -137,7 +137,8 @@ def _grouped(rows: Sequence[Row]) -> dict[Key, list[Member]]:
     return groups
 
 
-def _profile(members: Sequence[Member], before: Profile | None = None) -> Profile:
+@functools.lru_cache(maxsize=512)  # back-tests hide one machine after another and fit the others alike
+def _profile(members: tuple[Member, ...], before: Profile | None = None) -> Profile:
     """The curve of one machine; with the points of an earlier one of the same machine."""
     task, resolution = members[0][0], max(member[2] for member in members)
     points = [(member[0].shape, member[1]) for member in members]
@@ -158,7 +159,7 @@ def _profile(members: Sequence[Member], before: Profile | None = None) -> Profil
         sizes = [(shape.bytes, seconds) for shape, seconds in points if isinstance(shape, Exchange)]
         table = [] if before is None or not isinstance(before.curve, CollectiveTable) else list(before.curve.points)
         curve = CollectiveTable.fit([*table, *sizes], op=task.shape.op, ranks=task.shape.ranks)
-    family, source, _, dtype, topology = key_of(task)
+    _, source, _, dtype, topology = key_of(task)
     return Profile(
         family=task.family,
         source=source,

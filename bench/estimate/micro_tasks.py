@@ -12,7 +12,7 @@ from typing import Literal
 from bench.chip import Chip, resolve
 from bench.errors import UserError
 from bench.estimate.curves import Attention, Gemm, Pass
-from bench.estimate.curves.collective import TRAFFIC
+from bench.estimate.curves.collective import TRAFFIC, traffic
 from bench.estimate.published import Row, number
 
 Family = Literal["gemm", "peak", "pass", "collective", "attention"]
@@ -175,7 +175,7 @@ def _attention(row: Row) -> Found | str:
 
 
 def _layer(row: Row) -> Found | str:
-    """One operation of a transformer layer, named with its setting: "GPT-3 175B one layer, TP4, decode (batch 8, ...)"."""
+    """One operation of a layer, named with its setting: "GPT-3 175B one layer, TP4, decode (batch 8, ctx 2048): GeLU"."""
     op = row.get("op", "")
     found = re.search(r"TP ?(\d+).*?(prefill|decode) \(batch (\d+), (?:seq|ctx|context) (\d+)\): *(\w+)", op)
     if not found or not re.search(r"gpt-?3.*175b", op.lower()):
@@ -277,7 +277,7 @@ def _unit(row: Row, task: Task, moved: float, elements: float) -> Unit | str:
         if rate[3].startswith("flop"):
             return Unit(amount=flops, scale=scale) if flops else f"{text:.40} needs an operation that is arithmetic"
         if isinstance(task.shape, Exchange) and "algbw" not in low:
-            return Unit(amount=moved * TRAFFIC[task.shape.op](task.shape.ranks), scale=scale)
+            return Unit(amount=moved * traffic(task.shape.op, task.shape.ranks), scale=scale)
         return Unit(amount=moved, scale=scale) if moved else f"{text:.40} needs bytes"
     if re.match(r"g ?elements?/s|gelem", low):
         return Unit(amount=elements, scale=1e-9) if elements else f"{text:.40} needs M and N"

@@ -23,17 +23,23 @@ _FLOOR = 0.01  # of sigma, at half a doubling from a measured size
 _PULL = 0.01
 _AT_POINT = 0.5  # doublings: at a measured size sigma is that of half a doubling away
 
-# Bytes that each rank sends for each byte of the buffer, of n ranks (Thakur, Rabenseifner & Gropp 2005, and
-# nccl-tests' doc/PERFORMANCE.md, where the same factors define the bus bandwidth).
-TRAFFIC = {
-    "all_reduce": lambda n: 2.0 * (n - 1) / n,
-    "all_gather": lambda n: (n - 1) / n,
-    "reduce_scatter": lambda n: (n - 1) / n,
-    "all_to_all": lambda n: (n - 1) / n,
-    "broadcast": lambda n: 1.0,
-    "reduce": lambda n: 1.0,
-    "send_recv": lambda n: 1.0,
+# Bytes that each rank sends for each byte of the buffer, in terms of (n-1)/n of n ranks (Thakur, Rabenseifner & Gropp
+# 2005; the bus bandwidth of nccl-tests' doc/PERFORMANCE.md is defined by the same). None: 1, whatever n.
+TRAFFIC: dict[str, float | None] = {
+    "all_reduce": 2.0,
+    "all_gather": 1.0,
+    "reduce_scatter": 1.0,
+    "all_to_all": 1.0,
+    "broadcast": None,
+    "reduce": None,
+    "send_recv": None,
 }
+
+
+def traffic(op: str, ranks: int) -> float:
+    """Bytes that each rank sends for each byte of the buffer."""
+    times = TRAFFIC[op]
+    return 1.0 if times is None else times * (ranks - 1) / ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +92,20 @@ class CollectiveTable:
         """The table expected for another number of ranks over the same links: a ring's steps and a ring's bytes."""
         if ranks == self.ranks:
             return self
-        traffic = TRAFFIC[self.op](ranks) / TRAFFIC[self.op](self.ranks)
+        more = traffic(self.op, ranks) / traffic(self.op, self.ranks)
         steps = math.log2(max(ranks, 2)) / math.log2(max(self.ranks, 2))
         scaled = []
         for size, seconds in self.points:
             latency = min(self.alpha_s, seconds)
-            scaled.append((size, rounded(latency * steps + (seconds - latency) * traffic)))
+            scaled.append((size, rounded(latency * steps + (seconds - latency) * more)))
         doublings = abs(math.log2(ranks / self.ranks))
         return replace(
             self,
             ranks=ranks,
             points=tuple(scaled),
             alpha_s=self.alpha_s * steps,
-            beta_s_per_byte=self.beta_s_per_byte * traffic,
-            gamma_s_per_root_byte=self.gamma_s_per_root_byte * traffic,
+            beta_s_per_byte=self.beta_s_per_byte * more,
+            gamma_s_per_root_byte=self.gamma_s_per_root_byte * more,
             sigma=math.hypot(self.sigma, SIGMA_PER_DOUBLING * doublings),
         )
 

@@ -18,10 +18,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from numpy import float64
+    from numpy import floating
     from numpy.typing import NDArray
 
-    Array = NDArray[float64]
+    Array = NDArray[floating[Any]]
 
 _STRETCHES = (0.2, 0.35, 0.6, 1.0, 1.7, 3.0)
 _NOISE_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise over that of the process
