@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STEP_SIGMA: dict[Evidence, float] = {"L0": 0.0, "L1": 0.15, "L2": 0.2, "L3": 0.35}
 # What a launch and a clock around it take differs between sources by an order of magnitude; so do latencies of links.
 FIXED_SD = 1.0
+_LATENCY_SHARE = 0.6  # latencies of links differ less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,10 +204,15 @@ def _collective(task: Task, shape: Exchange, evidence: Evidences) -> Answer | st
     alike = _chips([profile for profile, _ in near])
     return Answer(
         seconds=math.exp(logs),
-        sigma=_sigma(level, fixed, spread),
+        sigma=math.hypot(_sigma(level, _LATENCY_SHARE * fixed, spread), _links_sigma(task, shape)),
         evidence=level,
         basis=f"no table of these links and ranks: {count(len(near), 'table')} most like it, of {alike}",
     )
+
+
+def _links_sigma(task: Task, shape: Exchange) -> float:
+    """What is not known of the links, of which a row gives a name at most."""
+    return 0.7 if shape.nodes > 1 else 0.5 if _crosses_pcie(task.topology, shape.ranks) else 0.2
 
 
 def _likeness(task: Task, shape: Exchange, profile: Profile, table: CollectiveTable) -> float:

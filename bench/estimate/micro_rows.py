@@ -46,12 +46,26 @@ def _predict(row: Row, evidence: Evidences) -> Prediction:
 
 def answer_of(task: Task, evidence: Evidences) -> Answer | str:
     """The time of one operation, or why nothing can be said of it."""
-    own = evidence.by_key.get(key_of(task))
+    own = evidence.by_key.get(key_of(task)) or _only_table(task, evidence)
     if own is not None and task.family != "peak":
         return _from_own(task, own)
     answer = from_elsewhere(task, evidence)
     anchors = evidence.anchors.get(key_of(task))
     return answer if isinstance(answer, str) or not anchors else _anchored(answer, anchors, evidence)
+
+
+def _only_table(task: Task, evidence: Evidences) -> Profile | None:
+    """Of a collective whose links the row does not name: the one table of that source, chip, operation and ranks."""
+    shape = task.shape
+    if not isinstance(shape, Exchange) or task.topology:
+        return None
+    start = f"{shape.op} {shape.ranks}: "
+    found = [
+        profile
+        for profile in evidence.profiles
+        if profile.source == task.source and profile.chip == task.chip and profile.topology.startswith(start)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _from_own(task: Task, profile: Profile) -> Answer:
@@ -61,13 +75,13 @@ def _from_own(task: Task, profile: Profile) -> Answer:
     inside = (
         goodness.covers(bytes=shape.bytes) if isinstance(shape, Pass | Exchange) else goodness.covers(**vars(shape))
     )
-    whose = "your own rows" if profile.local else f"published rows of {profile.source}"
+    whose = "your own" if profile.local else f"published by {profile.source}"
     return Answer(
         seconds=seconds,
         sigma=sigma,
         evidence="L0" if inside else "L1",
-        basis=f"{count(goodness.num_points, 'shape')} of {profile.chip.name} among {whose}; "
-        f"rows left out were {goodness.loo_median:.0%} off at the median"
+        basis=f"{count(goodness.num_points, 'row')} on {profile.chip.name}, {whose}; "
+        f"left out, they were {goodness.loo_median:.0%} off at the median"
         + ("" if inside else "; this one lies beyond what was measured"),
         profile=profile,
     )

@@ -75,15 +75,20 @@ class Residual:
         inverse: Array = np.linalg.inv(covariance)
         return inverse
 
+    @cached_property
+    def _weights(self) -> "Array":
+        weights: Array = self._inverse @ self.residuals
+        return weights
+
     def at(self, features: "Array") -> "tuple[Array, Array]":
         """Expected residuals, and standard deviations of a new measurement, at features (q, d)."""
         import numpy as np
 
         spread = self.spread
         across = spread.process**2 * _kernel(features, self.features, spread.stretch)
-        explained = np.einsum("ij,jk,ik->i", across, self._inverse, across, optimize=True)
+        explained = np.sum((across @ self._inverse) * across, axis=1)
         variance = np.maximum(spread.process**2 - explained, 0.0) + spread.noise**2
-        return across @ (self._inverse @ self.residuals), np.sqrt(variance)
+        return across @ self._weights, np.sqrt(variance)
 
     def left_out(self) -> "tuple[Array, Array]":
         """Errors predicted - measured of each point from all others, and their deviations (eq. 5.12 there)."""
