@@ -139,14 +139,15 @@ def summary(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def quantiles_of(outcomes: Iterable[Outcome]) -> dict[str, tuple[float, float | None]]:
-    """For each family and class of evidence: quantiles of |log error| / sigma, in which each machine counts once.
+    """Quantiles of |log error| / sigma for each family, and for each of its classes; each machine counts once.
 
     That is the quantile of the mean of the machines' distribution functions: what covers a row of a machine drawn anew
     ("pooling CDFs" of Dunn, Wasserman & Ramdas 2023, section 4).
     """
     scores: dict[str, dict[str, list[float]]] = {}
     for one in outcomes:
-        scores.setdefault(one.level, {}).setdefault(one.machine, []).append(abs(one.log_error) / one.sigma)
+        for level in (one.level, one.level.split()[0]):
+            scores.setdefault(level, {}).setdefault(one.machine, []).append(abs(one.log_error) / one.sigma)
     found: dict[str, tuple[float, float | None]] = {}
     for level, machines in sorted(scores.items()):
         parts = list(machines.values())

@@ -49,7 +49,7 @@ class Profile:
 class Evidences:
     """All profiles; anchors of machines with few rows; and quantiles of |log error| / sigma in back-tests.
 
-    Quantiles are (80 %, 90 %) by family and class of evidence, "gemm L2"; the second is None with too few machines.
+    Quantiles are (80 %, 90 %) by family, "gemm", and class, "gemm L2"; the second is None with too few machines.
     """
 
     profiles: tuple[Profile, ...]

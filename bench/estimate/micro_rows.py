@@ -111,7 +111,11 @@ def interval_of(task: Task, answer: Answer, evidence: Evidences) -> Interval:
     if answer.profile is not None:
         low, high = (answer.profile.curve.goodness.factor(answer.sigma, level) for level in (0.8, 0.9))
         return Interval(factor80=low, factor90=max(low, high))
-    narrow, wide = evidence.quantiles.get(f"{key_of(task)[0]} {answer.evidence}", NORMAL)
+    family = "gemm" if task.family == "peak" else key_of(task)[0]
+    whole = evidence.quantiles.get(family, NORMAL)
+    narrow, wide = evidence.quantiles.get(f"{family} {answer.evidence}", whole)
+    if wide is None and whole[1] is not None:  # too few machines in the class: those of all, each with its own sigma
+        wide = max(narrow, whole[1])
     return Interval(
         factor80=math.exp(answer.sigma * narrow), factor90=None if wide is None else math.exp(answer.sigma * wide)
     )
