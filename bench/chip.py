@@ -5,21 +5,23 @@ L40S is no L4, and the H100 on a PCIe card has three quarters of the H100's rate
 same; only its share of the datasheet stays empty. A chip that somebody writes about is found by what people call it
 (`resolve`), where "A100" must mean one of several parts.
 
-One chip is what software counts as one device: a GPU of the two in a GB200 superchip, a die of the two in an MI250, and
-a Trainium chip with both of its cores. `notes` says so wherever it could be taken otherwise.
+One chip is one device as tables count: a GPU of the two in a GB200 superchip, a TPU or Trainium chip with all of its
+cores. Where software and tables count differently (the two dies of an MI250), `notes` says what is meant, or each has a
+file.
 
 What the figures are, in every file:
 
 - `flops_per_s`: for each type, the fastest product of dense matrices whose inputs have that type, summed in FP32 or
   wider (INT32 for int8). Sheets headline 2:4 sparsity, which is twice that, and GeForce sheets sums in FP16, which is
   twice again. fp32 is true FP32, not TF32.
-- `memory_bytes`: the nominal capacity, and where a buyer chooses it, the largest one. What sheets print as GB of capacity are GiB: an H200 of "141 GB" reports 143,771
-  MiB. Bandwidths are decimal. ECC and the driver take their part of both.
+- `memory_bytes`: the nominal capacity, and where a buyer chooses it, the largest one. What sheets print as GB of
+  capacity are GiB: an H200 of "141 GB" reports 143,771 MiB. Bandwidths are decimal. ECC and the driver take their part
+  of both.
 - `link_bytes_per_s`: to other chips of the node, all links together, in one direction. Sheets give both directions
   added up. Left out where links are an optional bridge.
 - `power_w`: the default limit of the board.
-- `num_sms`: what the blocks of a kernel are spread over: streaming multiprocessors, compute units, or a vendor's word for
-  them. Left out where the whole chip is one or two large arrays.
+- `num_sms`: what the blocks of a kernel are spread over: streaming multiprocessors, compute units, or a vendor's word
+  for them. Left out where the whole chip is one or two large arrays.
 - `launched`: the year in which it was announced for sale.
 
 Most sheets were read in public transcriptions of them. Where two sheets contradict each other, `notes` says so.
@@ -154,25 +156,44 @@ def match(driver_name: str) -> Chip | None:
 def resolve(name: str, memory_gb: float | None = None) -> Chip:
     """The chip that people call so: by file name, driver name or alias, whatever the case and punctuation.
 
-    A kind that is sold with several memories ("A100") is decided by `memory_gb`, as printed or as reported, and without
-    it, or where no part has that much, by the commonest part. Raises UserError.
+    A kind that is sold with several memories ("A100") is decided by `memory_gb`, as printed or as reported, or by a
+    size within the name; without either, and where no part has that much, by the commonest part. Raises UserError.
     """
+    found = _called(name, memory_gb)
+    if found is None and (size := re.search(r"(\d+) ?GB\b", name, re.IGNORECASE)):
+        found = _called(name.replace(size[0], " "), float(size[1]))
+        if found is not None and not _is_about(found.memory_bytes // 2**30, float(size[1])):
+            found = None
+    if found is None:
+        known, key = _by_any_name(), _plain(name)
+        near = [other for other in known if other.startswith(key)] or get_close_matches(key, known)
+        meant = " or ".join(sorted({known[other].name for other in near})) if key else ""
+        raise UserError(
+            f"no chip is called '{name:.80}'{f' (did you mean {meant}?)' * bool(meant)}: "
+            "`accelmark list chips` shows all, and --json their other names"
+        )
+    return found
+
+
+def _called(name: str, memory_gb: float | None) -> Chip | None:
     known = _by_any_name()
     key = _plain(name)
     if memory_gb is not None:
         sizes = {chip.memory_bytes // 2**30 for chip in known.values()}
-        near = [size for size in sizes if abs(size - memory_gb) <= 0.08 * size]  # GB for GiB is 7 %
-        for size in sorted(near, key=lambda size: abs(size - memory_gb)):
-            if f"{key}{size}" in known:
+        for size in sorted(sizes, key=lambda size: abs(size - memory_gb)):
+            if _is_about(size, memory_gb) and f"{key}{size}" in known:
                 return known[f"{key}{size}"]
-    if key in known:
-        return known[key]
-    raise UserError(f"no chip is called '{name:.80}'{_near(name, names())}: `accelmark list chips` shows all")
+    return known.get(key)
+
+
+def _is_about(size: int, memory_gb: float) -> bool:
+    """Whether a nominal size may be printed so: GB for GiB is 7 %, and a driver keeps some of it."""
+    return abs(size - memory_gb) <= 0.08 * size
 
 
 @functools.cache
 def _by_any_name() -> dict[str, Chip]:
-    return {_plain(name): one for one in map(find, names()) for name in (one.name, *one.driver_names, *one.aliases)}
+    return {_plain(name): one for one in _catalog() for name in (one.name, *one.driver_names, *one.aliases)}
 
 
 def _plain(name: str) -> str:
@@ -183,7 +204,12 @@ def _plain(name: str) -> str:
 
 @functools.cache
 def _by_driver_name() -> dict[str, Chip]:
-    return {driver_name: chip for chip in map(find, names()) for driver_name in chip.driver_names}
+    return {driver_name: chip for chip in _catalog() for driver_name in chip.driver_names}
+
+
+@functools.cache
+def _catalog() -> tuple[Chip, ...]:
+    return tuple(map(load, sorted(_FOLDER.glob("*.toml"))))
 
 
 def load(path: Path) -> Chip:
