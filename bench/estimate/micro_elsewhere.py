@@ -150,35 +150,23 @@ def _pooled_pass(shape: Pass, chip: Chip, related: Sequence[tuple[Profile, float
 
 
 def _peak(task: Task, profiles: Sequence[Profile]) -> Answer | str:
-    """The best rate of a search over shapes: the best on that chip, or the share of its peak that relatives reached."""
+    """The best of a search over shapes: what no wave and no edge holds back, here or, as a share of peak, elsewhere."""
     assert isinstance(task.shape, Gemm)
-    products = [(p, max(s.flops / t for s, t, _ in p.curve.points)) for p in profiles if isinstance(p.curve, GemmCurve)]
-    same = [(p, best) for p, best in products if _same_chip(p.chip, task.chip) and p.dtype == task.dtype]
-    if same:
-        rate = max(best for _, best in same)
-        return Answer(
-            seconds=task.shape.flops / rate,
-            sigma=STEP_SIGMA["L1"],
-            evidence="L1",
-            basis=f"the best rate of {_names([p for p, _ in same])} on {task.chip.name}",
-        )
-    peak, best_of = task.peak_flops_per_s, {id(p): best for p, best in products}
-    related = _related(task, [p for p, _ in products])
-    shares = []
-    for profile, weight in related:
-        own = replace(task, chip=profile.chip, dtype=profile.dtype).peak_flops_per_s
-        if own:
-            shares.append((best_of[id(profile)] / own, weight))
-    if not peak or not shares:
+    same = [profile for profile in profiles if _same_chip(profile.chip, task.chip) and profile.dtype == task.dtype]
+    level: Evidence = "L1" if same else _level(task, profiles)
+    rates = [(p.curve.law.sustained_flops_per_s, 1.0) for p in same if isinstance(p.curve, GemmCurve)]
+    basis = f"the rate of the largest products of {_names(same)} on {task.chip.name}"
+    if not rates and task.peak_flops_per_s is not None:
+        related = _related(task, profiles)
+        for profile, weight in related:
+            peak = replace(task, chip=profile.chip, dtype=profile.dtype).peak_flops_per_s
+            if peak and isinstance(profile.curve, GemmCurve):
+                rates.append((profile.curve.law.sustained_flops_per_s / peak * task.peak_flops_per_s, weight))
+        reached = _chips([profile for profile, _ in related])
+        basis = f"the datasheet of {task.chip.name}, times the share of theirs that {reached} reached"
+    if not rates:
         return f"no peak of {task.chip.name} is known for {task.dtype}"
-    level = _level(task, [profile for profile, _ in related])
-    reached = _chips([profile for profile, _ in related])
-    return Answer(
-        seconds=task.shape.flops / (peak * _mean(shares)),
-        sigma=STEP_SIGMA[level],
-        evidence=level,
-        basis=f"the datasheet of {task.chip.name}, times the share of theirs that {reached} reached",
-    )
+    return Answer(seconds=task.shape.flops / _mean(rates), sigma=STEP_SIGMA[level], evidence=level, basis=basis)
 
 
 def _collective(task: Task, shape: Exchange, evidence: Evidences) -> Answer | str:

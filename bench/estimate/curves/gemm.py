@@ -39,6 +39,7 @@ TILES = (
     (64, 32),
     (32, 32),
 )
+_LARGE = 8192  # K of a product whose rate is called sustained
 FEWEST_FOR_RESIDUAL = 12  # with fewer a residual learns noise
 _NUM_COEFFICIENTS = 7
 # Where a fit starts, and factors by which it may leave that: R and BW start at the best that the points show.
@@ -93,6 +94,12 @@ class GemmLaw:
             1 / power
         )
         return total
+
+    @property
+    def sustained_flops_per_s(self) -> float:
+        """Of a product so large that waves and edges do not count."""
+        rows, columns = TILES[0]
+        return self.flops_per_s / (1.0 + self.k_half / _LARGE) / (1.0 + self.edge / rows + self.edge / columns)
 
 
 def _wave_cost(waves: "Array", split: float) -> "Array":
