@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.estimate import micro_backtest, micro_rows, published
+from bench.estimate import backtest_micro, micro_rows, published
 from bench.estimate.curves import Gemm, GemmCurve
 from bench.estimate.micro_evidence import COEFFICIENTS, Evidences, key_of
 from bench.estimate.micro_evidence import published as evidence
@@ -62,6 +62,17 @@ def test_bus_bandwidth_and_algorithm_bandwidth_differ_by_their_definition() -> N
     bus = value_of(row(unit="GB/s busbw (derived)", **reduce))
     assert bus == pytest.approx(value_of(row(unit="GB/s algbw", **reduce)) * 2 * 7 / 8)
     assert value_of(row(unit="us", **reduce)) == pytest.approx(2**26 * 2 * 7 / 8 / bus / 1e3)
+
+
+def test_a_network_that_the_row_names_bounds_a_ring_between_nodes() -> None:
+    reduce = {"kind": "collective", "op": "all_reduce", "M": "", "N": "", "K": "", "unit": "GB/s busbw"}
+    fast, slow = (
+        value_of(row(n_gpus=32, bytes=2**34, interconnect=f"{network}, 4 nodes", **reduce))
+        for network in ("8x400Gbps InfiniBand", "EFA 400 Gbps")
+    )
+    assert fast == slow  # one card of 400 Gbit/s for each of eight devices
+    assert 200 < fast < 400  # of 400 GB/s
+    assert value_of(row(n_gpus=32, bytes=2**34, interconnect="1x100 Gbps, 4 nodes", **reduce)) < 12.5
 
 
 @pytest.mark.parametrize(
@@ -211,7 +222,7 @@ def test_many_rows_of_ones_own_make_a_curve_of_their_own() -> None:
 
 
 def test_the_back_test_hides_what_it_asks_for_and_beats_the_roofline() -> None:
-    (found,) = micro_backtest.groups(["llmcompass"], "matmul, a third of the rows")
+    (found,) = backtest_micro.groups(["llmcompass"], "matmul, a third of the rows")
     assert found["rows"] == 28
     assert found["median"] < 0.06
     assert found["p90"] < 0.2
@@ -223,7 +234,7 @@ def test_the_back_test_hides_what_it_asks_for_and_beats_the_roofline() -> None:
 
 def test_folds_hide_each_row_once_and_whole_shapes_together() -> None:
     chosen = [one for one in ROWS if one["source_id"] == "vidur" and one["kind"] == "gemm"]
-    folds = micro_backtest.shape_folds(chosen)
+    folds = backtest_micro.shape_folds(chosen)
     assert sorted(one["row_id"] for _, hidden in folds for one in hidden) == sorted(one["row_id"] for one in chosen)
     for seen, hidden in folds:
         shapes = {(one["device"], one["M"], one["N"], one["K"]) for one in seen}
@@ -231,7 +242,7 @@ def test_folds_hide_each_row_once_and_whole_shapes_together() -> None:
 
 
 def test_bounds_of_a_left_out_row_hold_nine_times_in_ten() -> None:
-    (found,) = micro_backtest.groups(["llmcompass"], "collective, a third")
+    (found,) = backtest_micro.groups(["llmcompass"], "collective, a third")
     assert found["rows"] == 21
     assert 0.75 <= found["coverage90"] <= 1.0
     assert found["median"] < 0.05

@@ -9,6 +9,7 @@ not carry over is what a launch takes and how a source's clock counts it, so sig
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from bench.chip import Chip
 from bench.estimate import micro_attention
 from bench.estimate.curves import Attention, BandwidthCurve, CollectiveTable, Gemm, GemmCurve, Pass
+from bench.estimate.curves.collective import traffic
 from bench.estimate.curves.gemm import GemmLaw
 from bench.estimate.micro_evidence import DEFAULT_UNITS, Evidences, Profile
 from bench.estimate.micro_tasks import Exchange, Task
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 STEP_SIGMA: dict[Evidence, float] = {"L0": 0.0, "L1": 0.15, "L2": 0.2, "L3": 0.35}
 # What a launch and a clock around it take differs between sources by an order of magnitude; so do latencies of links.
 FIXED_SD = 1.0
+_NETWORK_SD = 0.3
 _LATENCY_SHARE = 0.6  # latencies of links differ less
 
 
@@ -180,6 +183,9 @@ def _collective(task: Task, shape: Exchange, evidence: Evidences) -> Answer | st
         return f"no {shape.op} has been measured: measure it"
     best = max(weight for _, weight in weighed)
     near = [(profile, weight) for profile, weight in weighed if weight > best / 8]
+    network = _network_bytes_per_s(task.topology) if shape.nodes > 1 else None
+    if network is not None:
+        return _over_network(task, shape, network, evidence, near)
     total = sum(weight for _, weight in near)
     logs = spread = fixed = 0.0
     for profile, weight in near:
@@ -196,6 +202,43 @@ def _collective(task: Task, shape: Exchange, evidence: Evidences) -> Answer | st
         evidence=level,
         basis=f"no table of these links and ranks: {count(len(near), 'table')} most like it, of {alike}",
     )
+
+
+def _over_network(
+    task: Task, shape: Exchange, network: float, evidence: Evidences, near: Sequence[tuple[Profile, float]]
+) -> Answer:
+    """Over a network that the row names: a ring through all nodes runs at the slower of a link and a node's network.
+
+    It is taken to reach the share of that which rings within nodes reach of their links.
+    """
+    shares, latencies = [], []
+    for profile in evidence.profiles:
+        table, link = profile.curve, profile.chip.link_bytes_per_s
+        if isinstance(table, CollectiveTable) and profile.nodes == 1 and link and table.op == shape.op:
+            size, seconds = table.points[-1]
+            shares.append((traffic(table.op, table.ranks) * size / seconds / link, 1.0))
+    for profile, weight in near:
+        assert isinstance(profile.curve, CollectiveTable)
+        latencies.append((profile.curve.among(shape.ranks).alpha_s, weight))
+    rate = min(network, task.chip.link_bytes_per_s or network) * _mean(shares)
+    latency = _mean(latencies)
+    seconds = latency + traffic(shape.op, shape.ranks) * shape.bytes / rate
+    return Answer(
+        seconds=seconds,
+        sigma=math.hypot(_sigma("L3", _LATENCY_SHARE * latency / seconds), _NETWORK_SD),
+        evidence="L3",
+        basis=f"no table of these links and ranks: {network * 8 / 1e9:.0f} Gbit/s of network for each node, and the share "
+        "of their links that rings within a node reach",
+    )
+
+
+def _network_bytes_per_s(topology: str) -> float | None:
+    """Of a node, from "8x400Gbps" or "3200 Gbps"; up to 800 is one card of eight. None: the text does not say."""
+    found = re.search(r"(?:(\d+) ?[x*] ?)?(\d+) ?g(?:bps|bit|b/s)", topology)
+    if not found:
+        return None
+    cards = int(found[1]) if found[1] else 8 if int(found[2]) <= 800 else 1
+    return cards * int(found[2]) * 1e9 / 8
 
 
 def _links_sigma(task: Task, shape: Exchange) -> float:

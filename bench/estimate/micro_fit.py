@@ -7,7 +7,7 @@ which each chip, and each source, was hidden.
 import json
 from dataclasses import replace
 
-from bench.estimate import micro_backtest
+from bench.estimate import backtest_micro
 from bench.estimate.micro_evidence import COEFFICIENTS, Evidences
 from bench.estimate.published import rows
 
@@ -18,9 +18,9 @@ def fit() -> Evidences:
     outcomes = []
     for kind in ("gemm", "memory_bound_op", "collective"):
         of_kind = [row for row in published if row["kind"] == kind]
-        for folds in (micro_backtest.chip_folds(of_kind), micro_backtest.source_folds(of_kind)):
-            outcomes += [outcome for fold in folds for outcome in micro_backtest.hide(*fold) if outcome.elsewhere]
-    return replace(Evidences.of(published), quantiles=micro_backtest.quantiles_of(outcomes))
+        for folds in (backtest_micro.chip_folds(of_kind), backtest_micro.source_folds(of_kind)):
+            outcomes += [outcome for fold in folds for outcome in backtest_micro.hide(*fold) if outcome.elsewhere]
+    return replace(Evidences.of(published), quantiles=backtest_micro.quantiles_of(outcomes))
 
 
 def main() -> None:

@@ -27,35 +27,43 @@ FEWEST_FOR_90 = 9  # machines, for a 90 % quantile over machines
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One hidden row."""
+    """One hidden row. Errors are log(predicted / measured) of its figure."""
 
+    group: str = ""  # how it was hidden
     source: str
-    machine: str  # source and chip, and topology: what was drawn once
-    log_error: float  # of the figure: log(predicted / measured)
-    sigma: float
+    error: float
     factor80: float
     factor90: float | None
+    baselines: dict[str, float]  # errors of others on the same row
+    machine: str  # source and chip, and topology: what was drawn once
+    sigma: float
     level: str  # family and class of evidence
     elsewhere: bool  # estimated from other machines alone
-    roofline: float | None  # log errors of the baselines
-    fraction: float | None
 
 
 Fold = tuple[list[Row], list[Row]]  # seen, hidden
 
 
-def groups(sources: Sequence[str] = (), only: str = "") -> list[dict[str, Any]]:
-    """One summary for each way of hiding rows, of those sources or of all; `only` those named so in part."""
+def cases(fast: bool = False, sources: Sequence[str] = (), only: str = "") -> Iterable[Outcome]:
+    """Every row, hidden in one way after another; with `fast` in those alone that take seconds.
+
+    Of those sources or of all; `only` the ways that are named so in part.
+    """
     published = [row for row in rows("micro") if not sources or row["source_id"] in sources]
-    found = []
-    for name, kind, split in _SPLITS:
-        if only and only not in name:
-            continue
-        chosen = [row for row in published if row["kind"] == kind and isinstance(task_of(row), Task)]
-        outcomes = [outcome for fold in split(chosen) for outcome in hide(*fold)]
-        if outcomes:
-            found.append(summary(name, outcomes))
-    return found
+    for name, kind, quick, split in _SPLITS:
+        if only in name and (quick or not fast):
+            chosen = [row for row in published if row["kind"] == kind and isinstance(task_of(row), Task)]
+            for fold in split(chosen):
+                for outcome in hide(*fold):
+                    yield replace(outcome, group=name)
+
+
+def groups(sources: Sequence[str] = (), only: str = "") -> list[dict[str, Any]]:
+    """A summary of each way of hiding rows."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in cases(sources=sources, only=only):
+        found.setdefault(outcome.group, []).append(outcome)
+    return [summary(name, outcomes) for name, outcomes in found.items()]
 
 
 def hide(seen: Sequence[Row], hidden: Sequence[Row], quantiles: dict[str, Any] | None = None) -> list[Outcome]:
@@ -73,20 +81,23 @@ def hide(seen: Sequence[Row], hidden: Sequence[Row], quantiles: dict[str, Any] |
         bounds = interval_of(task, answer, evidence)
         measured = math.log(task.unit.seconds(value))
         sign = 1.0 if task.unit.amount is None else -1.0
-        roofline = _roofline_s(task)
-        share = shares.get(key_of(task)[:3], shares.get(("", "", "")))
+        baselines = {}
+        roofline, share = _roofline_s(task), shares.get(key_of(task)[:3], shares.get(("", "", "")))
+        if roofline is not None:
+            baselines["roofline"] = sign * (math.log(roofline) - measured)
+            if share is not None:
+                baselines["constant fraction"] = baselines["roofline"] + sign * share
         outcomes.append(
             Outcome(
                 source=row["source_id"],
-                machine=" ".join(key_of(task)[1:]),
-                log_error=sign * (math.log(answer.seconds) - measured),
-                sigma=answer.sigma,
+                error=sign * (math.log(answer.seconds) - measured),
                 factor80=bounds.factor80,
                 factor90=bounds.factor90,
+                baselines=baselines,
+                machine=" ".join(key_of(task)[1:]),
+                sigma=answer.sigma,
                 level=f"{key_of(task)[0]} {answer.evidence}",
                 elsewhere=answer.profile is None,
-                roofline=None if roofline is None else sign * (math.log(roofline) - measured),
-                fraction=None if roofline is None or share is None else sign * (math.log(roofline) + share - measured),
             )
         )
     return outcomes
@@ -102,9 +113,16 @@ def summary(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     def over(figure: Callable[[list[Outcome]], float]) -> float:
         return statistics.median(figure(part) for part in parts)
 
-    def errors(part: list[Outcome], level: float, which: str = "log_error") -> float:
-        values = [getattr(one, which) for one in part if getattr(one, which) is not None]
-        return quantile([relative(value) for value in values], level) if values else math.nan
+    def errors(part: list[Outcome], level: float, baseline: str = "") -> float:
+        values = [one.baselines.get(baseline) if baseline else one.error for one in part]
+        known = [relative(value) for value in values if value is not None]
+        return quantile(known, level) if known else math.nan
+
+    def of_baseline(baseline: str) -> dict[str, float]:
+        return {
+            "median": over(lambda part: errors(part, 0.5, baseline)),
+            "p90": over(lambda part: errors(part, 0.9, baseline)),
+        }
 
     return {
         "group": name,
@@ -112,20 +130,11 @@ def summary(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "sources": len(parts),
         "median": over(lambda part: errors(part, 0.5)),
         "p90": over(lambda part: errors(part, 0.9)),
-        "bias": math.expm1(over(lambda part: statistics.median(one.log_error for one in part))),
+        "bias": math.expm1(over(lambda part: statistics.median(one.error for one in part))),
         "coverage80": over(lambda part: _covered(part, "factor80")),
         "coverage90": over(lambda part: _covered(part, "factor90")),
         "factor": over(lambda part: statistics.median(one.factor90 or math.nan for one in part)),
-        "baselines": {
-            "roofline": {
-                "median": over(lambda p: errors(p, 0.5, "roofline")),
-                "p90": over(lambda p: errors(p, 0.9, "roofline")),
-            },
-            "constant fraction": {
-                "median": over(lambda p: errors(p, 0.5, "fraction")),
-                "p90": over(lambda p: errors(p, 0.9, "fraction")),
-            },
-        },
+        "baselines": {baseline: of_baseline(baseline) for baseline in ("roofline", "constant fraction")},
         "by_source": {
             source: {
                 "rows": len(p),
@@ -147,7 +156,7 @@ def quantiles_of(outcomes: Iterable[Outcome]) -> dict[str, tuple[float, float | 
     scores: dict[str, dict[str, list[float]]] = {}
     for one in outcomes:
         for level in (one.level, one.level.split()[0]):
-            scores.setdefault(level, {}).setdefault(one.machine, []).append(abs(one.log_error) / one.sigma)
+            scores.setdefault(level, {}).setdefault(one.machine, []).append(abs(one.error) / one.sigma)
     found: dict[str, tuple[float, float | None]] = {}
     for level, machines in sorted(scores.items()):
         parts = list(machines.values())
@@ -226,18 +235,19 @@ def source_folds(rows: Sequence[Row]) -> list[Fold]:
     return folds
 
 
-_SPLITS: tuple[tuple[str, str, Callable[[Sequence[Row]], list[Fold]]], ...] = (
-    ("matmul, a third of the rows hidden", "gemm", random_folds),
-    ("matmul, a third of the shapes hidden", "gemm", shape_folds),
-    ("matmul, each model hidden", "gemm", model_folds),
-    ("matmul, each chip hidden", "gemm", chip_folds),
-    ("matmul, each source hidden, chip known", "gemm", source_folds),
-    ("memory-bound, a third of the rows hidden", "memory_bound_op", random_folds),
-    ("memory-bound, each chip hidden", "memory_bound_op", chip_folds),
-    ("collective, each size hidden", "collective", size_folds),
-    ("collective, a third of the sizes hidden", "collective", random_folds),
-    ("collective, each chip hidden", "collective", chip_folds),
-    ("send and receive, each size hidden", "p2p", size_folds),
+# Name, kind of row, whether it takes seconds alone, and how rows are hidden.
+_SPLITS: tuple[tuple[str, str, bool, Callable[[Sequence[Row]], list[Fold]]], ...] = (
+    ("matmul, a third of the rows hidden", "gemm", False, random_folds),
+    ("matmul, a third of the shapes hidden", "gemm", False, shape_folds),
+    ("matmul, each model hidden", "gemm", False, model_folds),
+    ("matmul, each chip hidden", "gemm", True, chip_folds),
+    ("matmul, each source hidden, chip known", "gemm", False, source_folds),
+    ("memory-bound, a third of the rows hidden", "memory_bound_op", True, random_folds),
+    ("memory-bound, each chip hidden", "memory_bound_op", False, chip_folds),
+    ("collective, each size hidden", "collective", False, size_folds),
+    ("collective, a third of the sizes hidden", "collective", True, random_folds),
+    ("collective, each chip hidden", "collective", False, chip_folds),
+    ("send and receive, each size hidden", "p2p", False, size_folds),
 )
 
 
@@ -274,7 +284,7 @@ def _task(row: Row) -> Task:
 
 
 def _covered(part: Sequence[Outcome], which: str) -> float:
-    known = [(abs(one.log_error), getattr(one, which)) for one in part if getattr(one, which) is not None]
+    known = [(abs(one.error), getattr(one, which)) for one in part if getattr(one, which) is not None]
     return sum(error <= math.log(factor) for error, factor in known) / len(known) if known else math.nan
 
 
