@@ -209,26 +209,30 @@ def _over_network(
 ) -> Answer:
     """Over a network that the row names: a ring through all nodes runs at the slower of a link and a node's network.
 
-    It is taken to reach the share of that which rings within nodes reach of their links.
+    It is taken to reach the share of that which the best ring within a node of each chip reaches of its links.
     """
-    shares, latencies = [], []
+    best: dict[str, float] = {}
     for profile in evidence.profiles:
         table, link = profile.curve, profile.chip.link_bytes_per_s
         if isinstance(table, CollectiveTable) and profile.nodes == 1 and link and table.op == shape.op:
             size, seconds = table.points[-1]
-            shares.append((traffic(table.op, table.ranks) * size / seconds / link, 1.0))
+            share = traffic(table.op, table.ranks) * size / seconds / link
+            best[profile.chip.name] = max(share, best.get(profile.chip.name, 0.0))
+    latencies = []
     for profile, weight in near:
         assert isinstance(profile.curve, CollectiveTable)
         latencies.append((profile.curve.among(shape.ranks).alpha_s, weight))
-    rate = min(network, task.chip.link_bytes_per_s or network) * _mean(shares)
+    rate = min(network, task.chip.link_bytes_per_s or network) * (
+        _mean([(share, 1.0) for share in best.values()]) if best else 1.0
+    )
     latency = _mean(latencies)
     seconds = latency + traffic(shape.op, shape.ranks) * shape.bytes / rate
     return Answer(
         seconds=seconds,
         sigma=math.hypot(_sigma("L3", _LATENCY_SHARE * latency / seconds), _NETWORK_SD),
         evidence="L3",
-        basis=f"no table of these links and ranks: {network * 8 / 1e9:.0f} Gbit/s of network for each node, and the share "
-        "of their links that rings within a node reach",
+        basis=f"no table of these links and ranks: {network * 8 / 1e9:.0f} Gbit/s of network for each node, "
+        "times the share of their links that rings within a node reach",
     )
 
 
