@@ -216,6 +216,15 @@ def slower(document: Document, limit: float) -> list[Document]:
     return [row for row in document["rows"] if row["lost"] or (row["verdict"] == "slower" and row["ratio"] > 1 + limit)]
 
 
+def calibrate(paths: Paths = ()) -> list[Document]:
+    """What single operations and whole steps take on each machine in these files, the best measured first."""
+    from bench.analyze import table as tables
+    from bench.estimate import calibration
+
+    made = calibration.calibrations(tables.files(paths or [results_folder()]))
+    return [calibration.document(one) for one in made]
+
+
 def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]:
     """How other timers read the same call as ours."""
     import msgspec

@@ -91,9 +91,7 @@ def laws(seen: Observations) -> tuple[Laws, list[TermFit]]:
     return made, fits
 
 
-def most_likely(
-    errors: "Callable[[Array], Array]", priors: Sequence[Prior]
-) -> tuple[list[float], list[float]]:
+def most_likely(errors: "Callable[[Array], Array]", priors: Sequence[Prior]) -> tuple[list[float], list[float]]:
     """The coefficients that make squared `errors`, in units of their noise, and the distance from the priors smallest;
     and the standard deviation of each logarithm from the curvature there. `errors` takes the logarithms.
     """
@@ -237,11 +235,15 @@ def _quantised(seen: Observations, fits: list[TermFit]) -> dict[str, float]:
     for bits in ("int8", "int4"):
         rows = [one for one in seen.of("dequantised_matmul") if one.params["weights"] == bits]
         if rows:
-            table = Table.of((one.params["n"] * one.params["k"], one.params["n"] * one.params["k"] / one.step_s) for one in rows)
+            table = Table.of(
+                (one.params["n"] * one.params["k"], one.params["n"] * one.params["k"] / one.step_s) for one in rows
+            )
             assert table is not None
             found[bits] = 1 / table.rates[-1]
             fits.append(
-                _rate_fit(f"matmul {bits}", rows, "weights/s", lambda one: one.params["n"] * one.params["k"] / one.step_s)
+                _rate_fit(
+                    f"matmul {bits}", rows, "weights/s", lambda one: one.params["n"] * one.params["k"] / one.step_s
+                )
             )
     return found
 

@@ -9,10 +9,10 @@ tensor, context and pipeline parallelism.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bench.arithmetic import Model
+from bench.estimate.footprint import Footprint, widest
 from bench.estimate.job import Layout, Recompute, ServingJob, TrainingJob
 from bench.estimate.operations import adapter_parameters
 
@@ -34,18 +34,6 @@ _USABLE = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footprint:
-    """Bytes on the fullest device at its fullest moment, by what they are for, without allocator and context."""
-
-    parts: dict[str, float]
-
-    @property
-    def num_bytes(self) -> float:
-        """All parts together: what torch would call allocated."""
-        return math.fsum(self.parts.values())
-
-
-@dataclass(frozen=True, kw_only=True)
 class Fit:
     """Whether a job fits."""
 
@@ -61,8 +49,10 @@ def training(job: TrainingJob) -> Footprint:
     layout, width = job.layout, _WIDTH[job.precision]
     states = _states(job)
     kept = activation_bytes(job.model, job.micro_batch * job.seq // layout.cp, width, job.recompute, layout, job.method)
-    stages_held = layout.pp if layout.virtual_stages == 1 else layout.pp * (
-        1 + (layout.pp - 1) / (layout.pp * layout.virtual_stages)
+    stages_held = (
+        layout.pp
+        if layout.virtual_stages == 1
+        else layout.pp * (1 + (layout.pp - 1) / (layout.pp * layout.virtual_stages))
     )  # fmt: skip  the first stage's micro-batches in flight: Korthikanti et al. 2022, section 4.2.3
     activations = kept * stages_held / layout.pp
     logits_tokens = job.micro_batch * job.seq / layout.cp
@@ -72,8 +62,7 @@ def training(job: TrainingJob) -> Footprint:
     # Probabilities, their gradient and that of the logits, in float32 (as torch's cross_entropy has them).
     forward = {"activations": activations, "logits": 3 * logits, "gradients": gradients if accumulates else 0.0}
     backward = {"activations": activations / job.model.num_blocks, "logits": 0.0, "gradients": gradients}
-    worst = max((forward, backward), key=lambda parts: math.fsum(parts.values()))
-    return Footprint(parts={name: size for name, size in {**states, **worst}.items() if size})
+    return Footprint.largest(states | forward, states | backward)
 
 
 def serving(job: ServingJob) -> Footprint:
@@ -87,7 +76,7 @@ def serving(job: ServingJob) -> Footprint:
     quantised = model.total_parameters - rest
     cache = job.batch * _cache_bytes(model, job.prompt + job.output, job.kv_bytes)
     kv_shards = min(job.layout.tp, model.num_key_value_heads if model.kv_lora_rank is None else 1) * job.layout.pp
-    transient = job.batch * job.prompt * width * (3 * model.hidden_size + 3 * _widest(model)) / job.layout.tp
+    transient = job.batch * job.prompt * width * (3 * model.hidden_size + 3 * widest(model)) / job.layout.tp
     return Footprint(
         parts={
             "weights": (quantised * per_weight + rest * width) / shards,
@@ -123,13 +112,15 @@ def activation_bytes(
     if recompute == "full":  # block inputs, and one layer whole while it is computed anew
         return model.num_blocks * block + layer
     if recompute == "selective":  # outputs of products and of attention are kept, what is cheap is computed anew
-        mlp = (model.num_mlp_matrices - 1) * _widest(model)
+        mlp = (model.num_mlp_matrices - 1) * widest(model)
         kept = 3 * model.hidden_size / outside + (2 * model.query_size + 2 * model.key_value_size + mlp) / layout.tp
         return model.num_blocks * tokens * width * kept + layer
     return model.num_blocks * layer
 
 
-def classic_layer_bytes(seq: int, batch: int, hidden: int, heads: int, tp: int, *, parallel: bool, flash: bool) -> float:
+def classic_layer_bytes(
+    seq: int, batch: int, hidden: int, heads: int, tp: int, *, parallel: bool, flash: bool
+) -> float:
     """One layer of a GPT with dropout in 16 bits: Korthikanti et al. 2022, equations 1, 2 and 4 and section 5.
 
     s·b·d·(34 + 5·a·s/d) alone, (10 + 24/t + 5·a·s/(d·t)) with tensor parallelism, all of it over t with sequences split
@@ -194,20 +185,10 @@ def _layer_elements(model: Model, method: str) -> tuple[float, float]:
     """Elements that a layer keeps of a token: of the stream's width, and of what tensor parallelism splits."""
     stream = 4 * model.hidden_size * (1.5 if model.norm_place == "both" else 1)
     copies = 4 if model.num_mlp_matrices == 3 else 2  # gate, its activation, up and their product; or up and activation
-    inner = 2 * model.query_size + 2 * model.key_value_size + copies * _widest(model)
+    inner = 2 * model.query_size + 2 * model.key_value_size + copies * widest(model)
     if method in ("lora", "qlora"):
         inner += 16 * (4 + model.num_mlp_matrices)  # what stands between an adapter's two matrices
     return stream, inner
-
-
-def _widest(model: Model) -> float:
-    """Hidden vectors of the MLP of one token: of experts those that it passes."""
-    if not model.num_experts:
-        return model.intermediate_size
-    chosen = (model.num_experts_per_tok or 0) * (model.moe_intermediate_size or 0)
-    return max(
-        model.intermediate_size if model.num_dense_layers else 0, chosen + (model.shared_expert_intermediate_size or 0)
-    )
 
 
 def _cache_bytes(model: Model, context: int, value_bytes: float) -> float:
@@ -243,12 +224,14 @@ def _knobs(job: TrainingJob | ServingJob) -> list[tuple[str, TrainingJob | Servi
     for level in ("zero1", "zero2", "zero3"):
         if layout.dp > 1 and _LEVEL[level] > _LEVEL[layout.sharding]:
             found.append((f"sharding {level}", replace(job, layout=replace(layout, sharding=level))))
-    found += [(f"micro-batch {b} in place of {job.micro_batch}", replace(job, micro_batch=b)) for b in _halves(job.micro_batch)]
+    for batch in _halves(job.micro_batch):
+        found.append((f"micro-batch {batch} in place of {job.micro_batch}", replace(job, micro_batch=batch)))
     if job.recompute != "full":
         found.append(("recompute full", replace(job, recompute="full")))
         found.append(("micro-batch 1 and recompute full", replace(job, micro_batch=1, recompute="full")))
     if job.method in ("pretrain", "full"):
-        found += [(f"method {kind}, which trains adapters only", replace(job, method=kind)) for kind in ("lora", "qlora")]
+        for kind in ("lora", "qlora"):
+            found.append((f"method {kind}, which trains adapters only", replace(job, method=kind)))
     elif job.method == "lora":
         found.append(("method qlora, which keeps frozen weights in four bits", replace(job, method="qlora")))
     return found
@@ -256,6 +239,3 @@ def _knobs(job: TrainingJob | ServingJob) -> list[tuple[str, TrainingJob | Servi
 
 def _halves(count: int) -> list[int]:
     return [count >> shift for shift in range(1, count.bit_length())]
-
-
-Knobs = Callable[[TrainingJob | ServingJob], list[tuple[str, TrainingJob | ServingJob]]]

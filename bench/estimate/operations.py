@@ -9,7 +9,7 @@ V vocabulary, E experts, e experts for each token.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from bench.arithmetic import Model

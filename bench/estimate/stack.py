@@ -103,7 +103,7 @@ def _fit(steps: Sequence[FullStep]) -> StackFactors:
     member = member.reshape(len(steps), len(names) - len(TERMS))
     overlaps = np.array([one.overlaps for one in steps], bool)
     profiled = [place for place, one in enumerate(steps) if one.product_share and not one.overlaps]
-    shares = np.log([steps[place].product_share for place in profiled])
+    shares = np.log([steps[place].product_share or 1.0 for place in profiled])
     launch, product = list(TERMS).index("launch"), list(TERMS).index("matmul")
 
     def errors(x: "Array") -> "Array":
