@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 from bench.arithmetic import Model
-from bench.estimate.footprint import Footprint, widest
+from bench.estimate.own_memory import Footprint, widest
 from bench.estimate.job import Layout, Recompute, ServingJob, TrainingJob
 from bench.estimate.operations import adapter_parameters
 
