@@ -45,7 +45,8 @@ def test_scores_of_attention_are_those_of_korthikanti() -> None:
     """Section 5 there: 5as/h is 80 for GPT-3 and 64 for MT-NLG, beside 34 for everything else."""
     for hidden, heads, scores in ((12288, 96, 80), (20480, 128, 64)):
         whole, flash = (
-            memory.classic_layer_bytes(2048, 1, hidden, heads, 1, parallel=False, flash=flash) for flash in (False, True)
+            memory.classic_layer_bytes(2048, 1, hidden, heads, 1, parallel=False, flash=flash)
+            for flash in (False, True)
         )
         assert flash == 34 * 2048 * hidden
         assert whole / flash == pytest.approx((34 + scores) / 34)

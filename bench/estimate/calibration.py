@@ -28,6 +28,8 @@ CLASSES = {
     "train_step": "train", "finetune_step": "train", "moe_train_step": "train",
     "prefill": "prefill", "decode": "decode", "moe_decode": "decode",
 }  # fmt: skip
+# What autograd adds to a call: a node for each operation forward, and the engine's walk backward (tiny steps here).
+_AUTOGRAD = 1.5
 # Which load each kind of power is read from.
 _POWER = {
     "matmul": ("matmul",), "memory": ("memory_copy", "memory_triad"), "train": ("train_step",),
@@ -90,7 +92,7 @@ def terms(laws: Laws, step: StepShape) -> dict[str, float]:
     for one in operations(step):
         _check(laws, one)
         found[_term(one)] += laws.seconds(one, resident=resident)
-        found["launch"] += laws.launch_s * _launches(one)
+        found["launch"] += laws.launch_s * _launches(one) * (_AUTOGRAD if step.kind == "train" else 1.0)
     return found
 
 

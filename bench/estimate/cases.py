@@ -62,7 +62,7 @@ def shape_of_training(job: TrainingJob) -> StepShape:
         raise UserError(f"no workload trains in {job.precision}: {', '.join(_DTYPES)} are measured")
     return StepShape(
         model=job.model, kind="train", batch=job.micro_batch, length=job.seq, dtype=_DTYPES[job.precision],
-        recompute=job.recompute, accumulate=-(-job.global_batch // job.micro_batch), 
+        recompute=job.recompute, accumulate=-(-job.global_batch // job.micro_batch),
         method=job.method if job.method in ("lora", "qlora") else "full", rank=job.lora_rank,
     )  # fmt: skip
 

@@ -51,11 +51,22 @@ class Prior:
     spread: float
 
 
-# Where half the rate is reached, on CPUs (measured here, two cores with AVX2) and on accelerators, whose tiles are
-# larger (estimator.md's fits of A100, H100 and A40: k-half about 200; tiles of 128 rows).
-_HALVES = {
-    True: {"rows": Prior(4.0, 0.7), "columns": Prior(4.0, 0.7), "depth": Prior(20.0, 0.7)},
-    False: {"rows": Prior(60.0, 0.7), "columns": Prior(60.0, 0.7), "depth": Prior(200.0, 0.7)},
+@dataclass(frozen=True)
+class _Kind:
+    """What is known of products on a kind of device before any is measured."""
+
+    rows: Prior
+    columns: Prior
+    depth: Prior
+    copied: Prior  # rate at which operands are taken in, as a share of reading memory
+    sharpness: float
+
+
+# CPUs: measured here, MKL on two cores with AVX2. Accelerators: tiles of 64 to 128 rows, and a depth of about 200 where
+# half the rate is reached on A100, H100 and A40.
+_KINDS = {
+    True: _Kind(Prior(0.5, 0.5), Prior(2.0, 0.5), Prior(4.0, 0.5), Prior(0.7, 0.3), 1.0),
+    False: _Kind(Prior(60.0, 0.7), Prior(60.0, 0.7), Prior(200.0, 0.7), Prior(1.0, 0.15), 3.0),
 }
 _CACHE_SPEEDUP = 3.0
 _FALLBACK_CACHE_BYTES = 32 << 20
@@ -113,13 +124,17 @@ def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit
     rows = [one for one in seen.of("matmul", "grouped_matmul") if one.dtype == dtype]
     shapes = [_products(one) for one in rows]
     fastest = max(one.cost.gemm_flops / one.step_s for one in rows)
-    halves = _HALVES[seen.machine.is_cpu]
-    priors = [Prior(fastest * 1.05, 0.3), halves["rows"], halves["columns"], halves["depth"], Prior(read, 0.15)]
+    kind = _KINDS[seen.machine.is_cpu]
+    priors = [
+        Prior(fastest * 1.05, 0.3), kind.rows, kind.columns, kind.depth, Prior(read, 0.10),
+        Prior(read * kind.copied.value, kind.copied.spread),
+    ]  # fmt: skip
 
     def law_of(x: list[float]) -> ProductLaw:
         return ProductLaw(
-            flops_per_s=x[0], rows_half=x[1], columns_half=x[2], depth_half=x[3], bytes_per_s=x[4], num_points=len(rows)
-        )
+            flops_per_s=x[0], rows_half=x[1], columns_half=x[2], depth_half=x[3], read_bytes_per_s=x[4],
+            bytes_per_s=x[5], sharpness=kind.sharpness, num_points=len(rows),
+        )  # fmt: skip
 
     def errors(law: ProductLaw) -> list[float]:
         return [

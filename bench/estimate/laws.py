@@ -8,13 +8,12 @@ read in between; at its ends it stays as it is, and whoever asks learns how far 
 import bisect
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.estimate.operations import Attend, Operation, Pass, Product, ReadCache, Update
 
 WIDTH = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
-# The sharper of two limits counts, and near where they meet both do: (a^p + b^p)^(1/p).
-_SHARPNESS = 3.0
+_COPIED_FAST = 2 << 20
 # Passes over memory that nobody measured run at this share of a copy's rate (a guess, within the passes measured here).
 _UNMEASURED_PASS = 0.6
 # Of the last-level cache, what a working set may take and still be found there.
@@ -59,24 +58,41 @@ class Table:
 class ProductLaw:
     """Matrix products of one type: t = (compute^p + traffic^p)^(1/p).
 
-    compute = 2·M·N·K/R · (1 + rows_half/M) · (1 + columns_half/N) · (1 + depth_half/K); traffic = bytes/BW.
-    A library works in tiles: few rows, columns or a short depth leave its units partly idle.
+    compute = 2·M·N·K/R · (1 + rows_half/M) · (1 + columns_half/N) · (1 + depth_half/K): a library works in tiles, and
+    few rows, columns or a short depth leave its units partly idle. traffic: every operand and the product once.
+
+    An accelerator does both at a time, and the slower one counts (p = 3). A CPU does them one after the other (p = 1):
+    its library first copies operands into an order of its own, and the larger they are the slower that goes, by the
+    fourth root of their size (on two cores of an EPYC with MKL, 8.4 GB/s of weights up to 3 MB, 5.3 of 9 MB, 3.6 of 66
+    MB). One row alone is not worth copying for: then the weights are read at memory's rate.
     """
 
     flops_per_s: float
     rows_half: float
     columns_half: float
     depth_half: float
-    bytes_per_s: float
+    read_bytes_per_s: float  # of the weights, where they meet one row
+    bytes_per_s: float  # of any operand up to `_COPIED_FAST` bytes
+    sharpness: float
     num_points: int
 
-    def seconds(self, m: float, n: float, k: float, width: float, weight_bytes: float | None = None) -> float:
-        """Of one product; `weight_bytes` where the second operand is not of `width` bytes an element."""
+    def seconds(self, m: float, n: float, k: float, width: float) -> float:
+        """Of one product."""
         compute = 2.0 * m * n * k / self.flops_per_s
         compute *= (1 + self.rows_half / m) * (1 + self.columns_half / n) * (1 + self.depth_half / k)
-        weights = n * k * width if weight_bytes is None else weight_bytes
-        traffic = (weights + m * (n + k) * width) / self.bytes_per_s
-        return float((compute**_SHARPNESS + traffic**_SHARPNESS) ** (1 / _SHARPNESS))
+        if m == 1:
+            traffic = width * (n * k + n + k) / self.read_bytes_per_s
+        else:
+            traffic = math.fsum(self._traffic(width * size) for size in (n * k, m * k, m * n))
+        return float((compute**self.sharpness + traffic**self.sharpness) ** (1 / self.sharpness))
+
+    def _traffic(self, num_bytes: float) -> float:
+        slower = max(1.0, num_bytes / _COPIED_FAST) ** 0.25 if self.sharpness == 1.0 else 1.0
+        return num_bytes / self.bytes_per_s * slower
+
+    def in_cache(self, speedup: float) -> "ProductLaw":
+        """The same where operands are found in the cache."""
+        return replace(self, read_bytes_per_s=self.read_bytes_per_s * speedup, bytes_per_s=self.bytes_per_s * speedup)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +129,7 @@ class Laws:
             per_weight = self.quantised[one.weights] * one.n * one.k
             return per_weight * max(1.0, one.m / 4)  # kernels of few bits are made for one row, or four at a time
         if resident:
-            law = ProductLaw(**{**vars(law), "bytes_per_s": law.bytes_per_s * self.cache_speedup})
+            law = law.in_cache(self.cache_speedup)
         seconds = law.seconds(one.m, one.n, one.k, width)
         if one.weights == "nf4":  # looked up into a wide copy, which is then scaled and multiplied with
             seconds += 4.0 * width * one.n * one.k / self.copy.rates[-1]

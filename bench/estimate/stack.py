@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 # Standard deviation of each factor's logarithm before any full step was seen. Products are the same calls inside and
 # outside of a model; launches carry the framework's own time, of which an empty kernel knows nothing.
-TERMS = {"matmul": 0.10, "attention": 0.25, "memory": 0.30, "optimizer": 0.15, "launch": 0.50}
-# An empty in-place addition is the least call there is; one inside a module with autograd takes about twice as long.
-_LAUNCH_PRIOR = 2.0
+TERMS = {"matmul": 0.10, "attention": 0.25, "memory": 0.30, "optimizer": 0.15, "launch": 0.35}
+# One operation of a model is nine or ten nested calls of torch (counted by its profiler in steps of tiny and tiny-moe),
+# an empty in-place addition is one. On a CPU that is about six times as long; an accelerator's launch is long by itself.
+_LAUNCH = {False: 6.0, True: 3.0}  # by whether launches run ahead of the device
 _CLASS_SPREAD = 0.10
 _KIND_SPREAD = 0.15  # of what a workload does beside its class: adapters, experts
 _STEP_NOISE = 0.05
@@ -95,7 +96,8 @@ def _fit(steps: Sequence[FullStep]) -> StackFactors:
     classes = sorted({one.step_class for one in steps})
     kinds = sorted({one.kind for one in steps} - _PLAIN)
     names = [*TERMS, *classes, *kinds]
-    priors = [Prior(_LAUNCH_PRIOR if name == "launch" else 1.0, spread) for name, spread in TERMS.items()]
+    launched = _LAUNCH[any(one.overlaps for one in steps)]
+    priors = [Prior(launched if name == "launch" else 1.0, spread) for name, spread in TERMS.items()]
     priors += [Prior(1.0, _CLASS_SPREAD) for _ in classes] + [Prior(1.0, _KIND_SPREAD) for _ in kinds]
     seconds = np.array([[one.terms[name] for name in TERMS] for one in steps]).reshape(len(steps), len(TERMS))
     measured = np.log([one.measured_s for one in steps])
