@@ -115,7 +115,7 @@ def _term(one: Operation) -> str:
 
 
 def _launches(one: Operation) -> float:
-    """Calls: of a product or an attention one; of an optimizer's step three for each tensor, most of them clipping's."""
+    """Calls: of a product or an attention one; of an optimizer's step three a tensor, most of them clipping's."""
     if isinstance(one, Update):
         return 3.0 * one.tensors
     return one.count * (getattr(one, "launches", 1.0))

@@ -86,13 +86,14 @@ def laws(seen: Observations) -> tuple[Laws, list[TermFit]]:
             "`accelmark run --suite quick` or `accelmark run matmul`"
         )
     forward, backward = _attention(seen, fits)
+    cache_bytes_per_s, cache_flops_per_s = _cache_reading(seen, read, fits)
     made = Laws(
         products=products,
         quantised=_quantised(seen, fits),
         attention={name: table for name, table in (("forward", forward), ("backward", backward)) if table},
-        cache_flops_per_s=_cache_reading(seen, read, fits),
+        cache_bytes_per_s=cache_bytes_per_s,
+        cache_flops_per_s=cache_flops_per_s,
         copy=copy,
-        read_bytes_per_s=read,
         passes=_passes(seen, fits),
         optimizer=_optimizer(seen, fits),
         launch_s=_launch(seen, fits),
@@ -214,7 +215,7 @@ def _passes(seen: Observations, fits: list[TermFit]) -> dict[str, Table]:
 
 
 def _attention(seen: Observations, fits: list[TermFit]) -> tuple[Table | None, Table | None]:
-    """FLOP/s by sequence. The backward pass has 2.5 times the forward's FLOP, at its own rate where that was measured."""
+    """FLOP/s by sequence. The backward pass has 2.5 times the forward's FLOP, and a rate of its own if measured."""
     rows = seen.of("attention")
     plain = [one for one in rows if not one.params.get("backward")]
     forward = Table.of((one.params["seq"], one.cost.attention_flops / one.step_s) for one in plain)
@@ -230,18 +231,20 @@ def _attention(seen: Observations, fits: list[TermFit]) -> tuple[Table | None, T
     return forward, Table.of(points)
 
 
-def _cache_reading(seen: Observations, read: float, fits: list[TermFit]) -> float | None:
-    """FLOP/s of single queries: what the measured time leaves beside the reading of keys and values."""
+def _cache_reading(seen: Observations, read: float, fits: list[TermFit]) -> tuple[float, float | None]:
+    """Bytes/s of single queries over a cache; on a CPU, where it is their products that take long, FLOP/s beside the
+    rate of reading.
+    """
     rows = seen.of("decode_attention")
-    rates = []
-    for one in rows:
-        rest_s = one.step_s - one.cost.bytes / read
-        if rest_s > 0:
-            rates.append((one.cost.bytes, one.cost.attention_flops / rest_s))
-    if rows:
-        fits.append(_rate_fit("decode attention", rows, "B/s", lambda one: one.cost.bytes / one.step_s))
-    table = Table.of(rates)
-    return table.rates[-1] if table else None
+    if not rows:
+        return read, None
+    fit = _rate_fit("decode attention", rows, "B/s", lambda one: one.cost.bytes / one.step_s)
+    fits.append(fit)
+    if not seen.machine.is_cpu:
+        return fit.value, None
+    table = Table.of((one.cost.bytes, one.cost.attention_flops / one.step_s) for one in rows)
+    assert table is not None
+    return read, table.rates[-1]
 
 
 def _quantised(seen: Observations, fits: list[TermFit]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from bench.estimate.operations import Attend, Operation, Pass, Product, ReadCach
 
 WIDTH = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 _COPIED_FAST = 2 << 20
+_CHOSEN = 0.87  # the better of two orders of weights over either of them (33 shapes with 2 to 16 rows, as above)
 # Passes over memory that nobody measured run at this share of a copy's rate (a guess, within the passes measured here).
 _UNMEASURED_PASS = 0.6
 # Of the last-level cache, what a working set may take and still be found there.
@@ -64,7 +65,7 @@ class ProductLaw:
     An accelerator does both at a time, and the slower one counts (p = 3). A CPU does them one after the other (p = 1):
     its library first copies operands into an order of its own, and the larger they are the slower that goes, by the
     fourth root of their size (on two cores of an EPYC with MKL, 8.4 GB/s of weights up to 3 MB, 5.3 of 9 MB, 3.6 of 66
-    MB). One row alone is not worth copying for: then the weights are read at memory's rate.
+    MB). For one row nothing is copied, weights are read at memory's rate; from four rows on everything is.
     """
 
     flops_per_s: float
@@ -76,17 +77,18 @@ class ProductLaw:
     sharpness: float
     num_points: int
 
-    def seconds(self, m: float, n: float, k: float, width: float) -> float:
-        """Of one product."""
+    def seconds(self, m: float, n: float, k: float, width: float, *, chosen: bool = False) -> float:
+        """Of one product; `chosen`: the weights lie in the better of two orders."""
         compute = 2.0 * m * n * k / self.flops_per_s
         compute *= (1 + self.rows_half / m) * (1 + self.columns_half / n) * (1 + self.depth_half / k)
-        if m == 1:
-            traffic = width * (n * k + n + k) / self.read_bytes_per_s
-        else:
-            traffic = math.fsum(self._traffic(width * size) for size in (n * k, m * k, m * n))
+        weights, rest = width * n * k, width * m * (n + k)
+        read = weights / self.read_bytes_per_s
+        copied = self._copied(weights) * (_CHOSEN if chosen else 1.0)
+        share = min(1.0, (m - 1) / 3) if self.sharpness == 1.0 else 1.0
+        traffic = read + share * (copied - read) + self._copied(rest)
         return float((compute**self.sharpness + traffic**self.sharpness) ** (1 / self.sharpness))
 
-    def _traffic(self, num_bytes: float) -> float:
+    def _copied(self, num_bytes: float) -> float:
         slower = max(1.0, num_bytes / _COPIED_FAST) ** 0.25 if self.sharpness == 1.0 else 1.0
         return num_bytes / self.bytes_per_s * slower
 
@@ -102,9 +104,9 @@ class Laws:
     products: dict[str, ProductLaw]  # by dtype
     quantised: dict[str, float] = field(default_factory=dict)  # seconds a weight, of a product with one row
     attention: dict[str, Table] = field(default_factory=dict)  # FLOP/s by sequence, "forward" and "backward"
-    cache_flops_per_s: float | None = None  # of one query over a cache, beside the reading
+    cache_bytes_per_s: float  # of keys and values that one query reads
+    cache_flops_per_s: float | None = None  # where its products, and not the reading, may set the pace: on a CPU
     copy: Table  # bytes/s, read and written, by bytes moved
-    read_bytes_per_s: float
     passes: dict[str, Table] = field(default_factory=dict)  # bytes/s of a kind, "backward" after its name
     optimizer: Table | None = None  # bytes/s by bytes moved
     launch_s: float
@@ -130,7 +132,7 @@ class Laws:
             return per_weight * max(1.0, one.m / 4)  # kernels of few bits are made for one row, or four at a time
         if resident:
             law = law.in_cache(self.cache_speedup)
-        seconds = law.seconds(one.m, one.n, one.k, width)
+        seconds = law.seconds(one.m, one.n, one.k, width, chosen=one.chosen)
         if one.weights == "nf4":  # looked up into a wide copy, which is then scaled and multiplied with
             seconds += 4.0 * width * one.n * one.k / self.copy.rates[-1]
         return seconds
@@ -140,8 +142,9 @@ class Laws:
         return one.flops / table.at(one.seq)
 
     def _read_cache(self, one: ReadCache, resident: bool) -> float:
-        rate = self.read_bytes_per_s * (self.cache_speedup if resident else 1.0)
-        return one.num_bytes / rate + (one.flops / self.cache_flops_per_s if self.cache_flops_per_s else 0.0)
+        rate = self.cache_bytes_per_s * (self.cache_speedup if resident else 1.0)
+        compute = one.flops / self.cache_flops_per_s if self.cache_flops_per_s else 0.0
+        return max(one.num_bytes / rate, compute)
 
     def _pass(self, one: Pass) -> float:
         """What the operation takes beyond a copy's rate is work of its own, which no cache makes faster."""

@@ -125,8 +125,8 @@ def _basis(calibration: Calibration, step_class: str, size: float) -> str:
     own = sum(1 for one in calibration.full_steps if one.step_class == step_class)
     errors = [math.expm1(abs(error)) for error in stack.held_out.values()]
     said = (
-        f"{calibration.num_rows} rows of {len(calibration.sessions)} session(s) on {machine.name}, torch {machine.torch}; "
-        f"{own} full step(s) of this class of {len(calibration.full_steps)}"
+        f"{calibration.num_rows} rows of {len(calibration.sessions)} session(s) on {machine.name}, "
+        f"torch {machine.torch}; {own} full step(s) of this class of {len(calibration.full_steps)}"
     )
     if errors:
         said += f", each predicted without itself to {sorted(errors)[len(errors) // 2]:.0%} in the median"

@@ -74,6 +74,7 @@ class Product:
     layout: Literal["nt", "nn", "tn"] = "nt"
     weights: Weights = "full"
     grouped: bool = False  # of experts, in one call where a device has one
+    chosen: bool = False  # weights lie in the order that a CPU reads faster (workloads/models/layout.py)
     count: float = 1.0
 
     @property
@@ -227,7 +228,8 @@ def _blocks(step: StepShape) -> list[Operation]:
 def _linear(step: StepShape, n: int, k: int, count: float) -> Iterator[Operation]:
     """One linear layer, with its adapter where it has one."""
     weights: Weights = "nf4" if step.method == "qlora" else step.weights
-    yield Product(m=step.tokens, n=n, k=k, dtype=step.dtype, weights=weights, count=count)
+    chosen = step.kind == "decode"
+    yield Product(m=step.tokens, n=n, k=k, dtype=step.dtype, weights=weights, chosen=chosen, count=count)
     if step.method != "full":
         yield Product(m=step.tokens, n=step.rank, k=k, dtype=step.dtype, count=count)
         yield Product(m=step.tokens, n=n, k=step.rank, dtype=step.dtype, count=count)
@@ -312,7 +314,10 @@ def _ends(step: StepShape) -> Iterator[Operation]:
     quantised = step.weights if not model.tie_word_embeddings else "full"
     yield Pass(kind="embedding", num_bytes=2.0 * step.tokens * model.hidden_size * stream, launches=2, cached=False)
     yield Pass(kind=_norm(model), num_bytes=2.0 * step.tokens * model.hidden_size * stream)
-    yield Product(m=asked, n=model.vocab_size, k=model.hidden_size, dtype=step.dtype, weights=quantised)
+    yield Product(
+        m=asked, n=model.vocab_size, k=model.hidden_size, dtype=step.dtype, weights=quantised,
+        chosen=step.kind == "decode",
+    )  # fmt: skip
 
 
 def _norm(model: Model) -> PassKind:

@@ -95,10 +95,10 @@ def _inference(step: StepShape, on_cpu: bool) -> Footprint:
 
 
 def layer_bytes(step: StepShape) -> float:
-    """What autograd keeps of one layer, with attention that keeps no scores (after Korthikanti et al. 2022, section 4).
+    """What autograd keeps of one layer whose attention keeps no scores (after Korthikanti et al. 2022, section 4).
 
-    Inputs of the norms, of the linear layers (under autocast a narrow copy for each), queries, keys, values, attention's
-    output and the logarithms of its sums, and the MLP's hidden vectors; an RMS norm written out keeps its normed input.
+    Inputs of norms and linear layers (under autocast a narrow copy for each), queries, keys, values, attention's output
+    and the logarithms of its sums, and the MLP's hidden vectors; an RMS norm written out keeps its normed input.
     """
     model, tokens, w, d = step.model, float(step.tokens), step.width, step.model.hidden_size
     stream = 2 * d * _stream(step)

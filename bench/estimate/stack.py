@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # Standard deviation of each factor's logarithm before any full step was seen. Products are the same calls inside and
 # outside of a model; launches carry the framework's own time, of which an empty kernel knows nothing.
 TERMS = {"matmul": 0.10, "attention": 0.25, "memory": 0.30, "optimizer": 0.15, "launch": 0.35}
-# One operation of a model is nine or ten nested calls of torch (counted by its profiler in steps of tiny and tiny-moe),
-# an empty in-place addition is one. On a CPU that is about six times as long; an accelerator's launch is long by itself.
+# One operation of a model is nine or ten nested calls of torch (by its profiler, in steps of tiny and tiny-moe), an
+# empty in-place addition is one. On a CPU that takes about six times as long; an accelerator's launch is long itself.
 _LAUNCH = {False: 6.0, True: 3.0}  # by whether launches run ahead of the device
 _CLASS_SPREAD = 0.10
 _KIND_SPREAD = 0.15  # of what a workload does beside its class: adapters, experts
