@@ -28,6 +28,8 @@ CLASSES = {
     "train_step": "train", "finetune_step": "train", "moe_train_step": "train",
     "prefill": "prefill", "decode": "decode", "moe_decode": "decode",
 }  # fmt: skip
+# A profiler's kinds of operations (workloads/_profile.py); all others pass over memory.
+_SHARES = {"gemm": "matmul", "attention": "attention", "optimizer": "optimizer"}
 # What autograd adds to a call: a node for each operation forward, and the engine's walk backward (tiny steps here).
 _AUTOGRAD = 1.5
 # Which load each kind of power is read from.
@@ -115,9 +117,9 @@ def _term(one: Operation) -> str:
 
 
 def _launches(one: Operation) -> float:
-    """Calls: of a product or an attention one; of an optimizer's step three a tensor, most of them clipping's."""
+    """Calls: of a product or an attention one; of an optimizer's step one a tensor."""
     if isinstance(one, Update):
-        return 3.0 * one.tensors
+        return float(one.tensors)
     return one.count * (getattr(one, "launches", 1.0))
 
 
@@ -132,7 +134,6 @@ def _full_step(machine: Machine, laws: Laws, one: Observed) -> FullStep | None:
     if one.workload not in CLASSES or one.params.get("compiled") or one.launch != "eager":
         return None
     step = shape_of(workload.case(one.workload, one.params))
-    share = one.facts.get("share_gemm")
     try:
         found = terms(laws, step)
     except UserError:
@@ -145,8 +146,18 @@ def _full_step(machine: Machine, laws: Laws, one: Observed) -> FullStep | None:
         terms=found,
         measured_s=one.step_s,
         overlaps=machine.asynchronous,
-        product_share=float(share) if isinstance(share, int | float) and share > 0 else None,
+        shares=_shares(one.facts),
     )
+
+
+def _shares(facts: dict[str, Any]) -> dict[str, float]:
+    """Of the time of all operations, by term, as a profiler saw one step; empty where none looked on."""
+    told = {name[6:]: float(value) for name, value in facts.items() if name.startswith("share_")}
+    found: dict[str, float] = {}
+    for name, value in told.items():
+        term = _SHARES.get(name, "memory")
+        found[term] = found.get(term, 0.0) + value
+    return found
 
 
 def _powers(seen: Observations) -> dict[str, float]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[float64]
 
+_GROUPED_NOISE = 0.20  # the same of experts' products: small, many, and called in another way
 _NOISE = 0.04  # standard deviation of the logarithm of a row that is fitted: rounds, and what a law cannot follow
 
 
@@ -131,6 +132,8 @@ def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit
         Prior(read * kind.copied.value, kind.copied.spread),
     ]  # fmt: skip
 
+    noise = [_NOISE if one.workload == "matmul" else _GROUPED_NOISE for one in rows]
+
     def law_of(x: list[float]) -> ProductLaw:
         return ProductLaw(
             flops_per_s=x[0], rows_half=x[1], columns_half=x[2], depth_half=x[3], read_bytes_per_s=x[4],
@@ -146,7 +149,7 @@ def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit
     def scaled(logs: "Array") -> "Array":
         import numpy as np
 
-        return np.array(errors(law_of([math.exp(float(value)) for value in logs]))) / _NOISE
+        return np.array(errors(law_of([math.exp(float(value)) for value in logs]))) / noise
 
     x, spreads = most_likely(scaled, priors)
     sizes = [shape for made in shapes for shape in made]

@@ -14,6 +14,7 @@ from bench.estimate.operations import Attend, Operation, Pass, Product, ReadCach
 
 WIDTH = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 _COPIED_FAST = 2 << 20
+_SLOWEST = 2.2  # from about 50 MB on it gets no slower
 _CHOSEN = 0.87  # the better of two orders of weights over either of them (33 shapes with 2 to 16 rows, as above)
 # Passes over memory that nobody measured run at this share of a copy's rate (a guess, within the passes measured here).
 _UNMEASURED_PASS = 0.6
@@ -89,7 +90,7 @@ class ProductLaw:
         return float((compute**self.sharpness + traffic**self.sharpness) ** (1 / self.sharpness))
 
     def _copied(self, num_bytes: float) -> float:
-        slower = max(1.0, num_bytes / _COPIED_FAST) ** 0.25 if self.sharpness == 1.0 else 1.0
+        slower = min(max(1.0, num_bytes / _COPIED_FAST) ** 0.25, _SLOWEST) if self.sharpness == 1.0 else 1.0
         return num_bytes / self.bytes_per_s * slower
 
     def in_cache(self, speedup: float) -> "ProductLaw":
@@ -157,8 +158,7 @@ class Laws:
         return max(0.0, taken - copied) + copied / (self.cache_speedup if found else 1.0)
 
     def _update(self, one: Update, resident: bool) -> float:
-        """AdamW moves 28 bytes a parameter (workloads/optimizer_step.py); clipping reads and scales gradients, 12."""
+        """AdamW moves 28 bytes a parameter: see workloads/optimizer_step.py."""
         moved = 28.0 * one.parameters
         rate = self.optimizer.at(moved) if self.optimizer else self.copy.at(moved)
-        faster = self.cache_speedup if resident else 1.0
-        return moved / rate / faster + 12.0 * one.parameters / self.copy.at(moved) / faster
+        return moved / rate / (self.cache_speedup if resident else 1.0)

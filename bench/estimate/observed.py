@@ -36,7 +36,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """One case: the geometric mean over sessions of the median over rounds."""
+    """One case: the median over sessions of the median over rounds, because now and then a session is disturbed."""
 
     workload: str
     params: dict[str, Any]
@@ -143,9 +143,7 @@ def _unfit(session: Session, record: Record) -> str:
 
 
 def _row(sessions: list[list[Record]]) -> Observed:
-    """A session's figure is the median of its rounds' medians; sessions are averaged in the logarithm."""
     rounds = [[stats.median(record.samples_s) for record in session] for session in sessions]
-    logs = [math.log(stats.median(times)) for times in rounds]
     single = [math.log(time) for times in rounds for time in times]
     mean = math.fsum(single) / len(single)
     spread = math.sqrt(math.fsum((x - mean) ** 2 for x in single) / (len(single) - 1)) if len(single) > 1 else 0.0
@@ -157,7 +155,7 @@ def _row(sessions: list[list[Record]]) -> Observed:
         workload=first.workload,
         params=dict(first.params),
         launch=first.identity.launch,
-        step_s=math.exp(math.fsum(logs) / len(logs)),
+        step_s=stats.median([stats.median(times) for times in rounds]),
         num_sessions=len(sessions),
         num_rounds=len(single),
         spread=spread,

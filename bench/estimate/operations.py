@@ -143,7 +143,7 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """The optimizer's step over so many parameters, clipping included."""
+    """The optimizer's step over so many parameters."""
 
     parameters: int
     tensors: int
@@ -177,6 +177,8 @@ def operations(step: StepShape) -> list[Operation]:
                 count=step.accumulate,
             )
         )
+    # Clipping reads all gradients, then scales them.
+    found.append(Pass(kind="copy", num_bytes=12.0 * trained, launches=2 * tensors, cached=False))
     return [*found, Update(parameters=trained, tensors=tensors)]
 
 

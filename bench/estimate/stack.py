@@ -24,10 +24,11 @@ TERMS = {"matmul": 0.10, "attention": 0.25, "memory": 0.30, "optimizer": 0.15, "
 # One operation of a model is nine or ten nested calls of torch (by its profiler, in steps of tiny and tiny-moe), an
 # empty in-place addition is one. On a CPU that takes about six times as long; an accelerator's launch is long itself.
 _LAUNCH = {False: 6.0, True: 3.0}  # by whether launches run ahead of the device
-_CLASS_SPREAD = 0.10
-_KIND_SPREAD = 0.15  # of what a workload does beside its class: adapters, experts
+_CLASS_SPREAD = 0.20
+_KIND_SPREAD = 0.25  # of what a workload does beside its class: adapters, experts
 _STEP_NOISE = 0.05
-_SHARE_NOISE = 0.20  # of the share of products in a step: one step under a profiler, which slows small operations
+_SHARE_NOISE = 0.20  # of a share of a step's operations: of one step, under a profiler, which slows small ones
+_LEAST_SHARE = 0.05
 # What is expected of a held-out error before there is one, worth so many observations (interval.py).
 _PRIOR_ERROR = 0.08
 
@@ -43,7 +44,7 @@ class FullStep:
     terms: dict[str, float]
     measured_s: float
     overlaps: bool  # launches run ahead of the device
-    product_share: float | None  # of the time, by a profiler
+    shares: dict[str, float]  # of terms in the time of all operations, by a profiler; empty where none looked on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class StackFactors:
     kinds: dict[str, float]
     spreads: dict[str, float]  # standard deviation of the logarithm of each of the above
     held_out: dict[str, float]  # log(predicted / measured), by the step's label
+    scores: tuple[float, ...]  # the same, each as large as it would be had a step of its class and kind been measured
     sizes: dict[str, tuple[float, float]]  # smallest and largest step of each class
 
     def seconds(self, terms: dict[str, float], step_class: str, kind: str, overlaps: bool) -> dict[str, float]:
@@ -69,7 +71,7 @@ class StackFactors:
 
     def interval(self, step_class: str, size: float) -> Interval:
         """Bounds of a step: from the errors of steps left out, wider beyond the sizes that were measured."""
-        return student_factor(list(self.held_out.values()), _PRIOR_ERROR, widen=self.beyond(step_class, size))
+        return student_factor(self.scores, _PRIOR_ERROR, widen=self.beyond(step_class, size))
 
     def beyond(self, step_class: str, size: float) -> float:
         """log10 of the factor by which a step lies outside of those of its class; 1 where there is none of it."""
@@ -81,13 +83,16 @@ class StackFactors:
 
 def fit(steps: Sequence[FullStep]) -> StackFactors:
     """The factors of these steps; all are 1 (launches: 2) where there is none."""
-    whole, held_out = _fit(steps), {}
+    whole, held_out, scores = _fit(steps), {}, []
     for left in steps:
         # Without the only step of its kind, that kind's own factor is unknown and stays 1: an honest error.
         rest = _fit([one for one in steps if one is not left])
         predicted = math.fsum(rest.seconds(left.terms, left.step_class, left.kind, left.overlaps).values())
         held_out[left.label] = math.log(predicted / left.measured_s)
-    return replace(whole, held_out=held_out)
+        unknown = [] if left.step_class in rest.classes else [_CLASS_SPREAD]
+        unknown += [] if left.kind in rest.kinds or left.kind in _PLAIN else [_KIND_SPREAD]
+        scores.append(held_out[left.label] * _PRIOR_ERROR / math.hypot(_PRIOR_ERROR, *unknown))
+    return replace(whole, held_out=held_out, scores=tuple(scores))
 
 
 def _fit(steps: Sequence[FullStep]) -> StackFactors:
@@ -104,17 +109,27 @@ def _fit(steps: Sequence[FullStep]) -> StackFactors:
     member = np.array([[name in (one.step_class, one.kind) for name in names[len(TERMS) :]] for one in steps], float)
     member = member.reshape(len(steps), len(names) - len(TERMS))
     overlaps = np.array([one.overlaps for one in steps], bool)
-    profiled = [place for place, one in enumerate(steps) if one.product_share and not one.overlaps]
-    shares = np.log([steps[place].product_share or 1.0 for place in profiled])
-    launch, product = list(TERMS).index("launch"), list(TERMS).index("matmul")
+    terms = list(TERMS)
+    launch, memory = terms.index("launch"), terms.index("memory")
+    profiled = [
+        (place, terms.index(name), math.log(share))
+        for place, one in enumerate(steps)
+        for name, share in one.shares.items()
+        if share > _LEAST_SHARE
+    ]
+    which = np.array([place for place, _, _ in profiled], int)
+    term = np.array([place for _, place, _ in profiled], int)
+    shares = np.array([share for _, _, share in profiled])
 
     def errors(x: "Array") -> "Array":
         inside = seconds * np.exp(x[: len(TERMS)])
-        launches = inside[:, launch]
+        launches = inside[:, launch].copy()
         rest = inside.sum(axis=1) - launches
         total = np.where(overlaps, np.maximum(rest, launches), rest + launches)
         off = np.log(total) + member @ x[len(TERMS) :] - measured
-        off_shares = np.log(inside[profiled, product] / total[profiled]) - shares
+        # A profiler sees calls as operations of their own, small ones that pass over memory.
+        inside[:, memory] += launches
+        off_shares = np.log(inside[which, term] / inside[which].sum(axis=1)) - shares if profiled else np.zeros(0)
         return np.concatenate([off / _STEP_NOISE, off_shares / _SHARE_NOISE])
 
     x, spreads = most_likely(errors, priors)
@@ -129,6 +144,7 @@ def _fit(steps: Sequence[FullStep]) -> StackFactors:
         kinds={name: values[name] for name in kinds},
         spreads=dict(zip(names, spreads, strict=True)),
         held_out={},
+        scores=(),
         sizes=sizes,
     )
 
