@@ -22,7 +22,7 @@ from bench.measure import timer
 from bench.record import Protocol, ResultFile
 
 PROTOCOL = Protocol(
-    settle_s=1.0, min_samples=6, min_time_s=0.0, max_time_s=1.0, max_samples=6, half_width=0.01, sample_s=0.0
+    settle_s=0.01, min_samples=6, min_time_s=0.0, max_time_s=1.0, max_samples=6, half_width=0.01, sample_s=0.0
 )
 QUICK: list[tuple[str, dict[str, Any]]] = [
     ("matmul", {"m": 8192, "n": 8192, "k": 8192, "dtype": "bfloat16"}),
@@ -53,7 +53,7 @@ def simulated(build: Any, cases: list[tuple[str, dict[str, Any]]], **session: An
 
 
 def measured_s(case: workload.Workload) -> float:
-    device = Virtual(Spec(launch_s=1e-6))
+    device = Virtual(Spec(launch_s=1e-6, idle_clock=1.0))
     step = device.prepare(case)
     return timer.measure(device, [step.run], PROTOCOL).median_s
 
