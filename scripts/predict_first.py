@@ -150,8 +150,9 @@ def _print(compared: dict[str, Any]) -> None:
     for one in compared["summary"]:
         if one["cases"]:
             print(
-                f"{one['workload']}: {one['cases']} cases, error {one['median_error']:.1%} median {one['p90_error']:.1%} "
-                f"p90, bias {one['bias']:+.1%}, within 80 %: {one['covered_80']:.0%}, 90 %: {one['covered_90']:.0%}"
+                f"{one['workload']}: {one['cases']} cases, error {one['median_error']:.1%} median, "
+                f"{one['p90_error']:.1%} p90, bias {one['bias']:+.1%}; "
+                f"within 80 %: {one['covered_80']:.0%}, within 90 %: {one['covered_90']:.0%}"
             )
 
 

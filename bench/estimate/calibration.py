@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import workload
+from bench import stats, workload
 from bench.errors import UserError
-from bench.estimate import fitting, stack
+from bench.estimate import fitting, own_memory, stack
 from bench.estimate.cases import shape_of
 from bench.estimate.fitting import TermFit
 from bench.estimate.laws import Laws
@@ -52,7 +52,17 @@ class Calibration:
     stack: StackFactors
     full_steps: tuple[FullStep, ...]
     power_w: dict[str, float]  # by class; empty where no board tells
+    peaks: dict[str, tuple[float, float]]  # of full steps: bytes by own_memory.py, and as the device counted them
     missing: dict[str, str]  # terms without rows, and what to measure
+
+    @property
+    def memory_factor(self) -> float:
+        """What a device allocates over what the tensors of a step come to: the median of its own full steps, else 1."""
+        return stats.median([measured / counted for counted, measured in self.peaks.values()]) if self.peaks else 1.0
+
+    def peak_bytes(self, step: StepShape) -> float:
+        """Peak memory of a step of ours."""
+        return own_memory.of_step(step, on_cpu=self.machine.is_cpu).num_bytes * self.memory_factor
 
     def terms(self, step: StepShape) -> dict[str, float]:
         """Seconds of each kind of operation by the laws alone. Raises UserError for a type that was not measured."""
@@ -78,6 +88,7 @@ def calibrate(seen: Observations) -> Calibration:
         stack=stack.fit(steps),
         full_steps=tuple(steps),
         power_w=_powers(seen),
+        peaks=_peaks(seen),
         missing=_missing(seen, steps),
     )
 
@@ -170,6 +181,16 @@ def _powers(seen: Observations) -> dict[str, float]:
     return found
 
 
+def _peaks(seen: Observations) -> dict[str, tuple[float, float]]:
+    found = {}
+    for one in seen.of(*CLASSES):
+        if one.peak_memory_bytes and not one.params.get("compiled"):
+            step = shape_of(workload.case(one.workload, one.params))
+            counted = own_memory.of_step(step, on_cpu=seen.machine.is_cpu).num_bytes
+            found[one.label] = (counted, float(one.peak_memory_bytes))
+    return found
+
+
 def _missing(seen: Observations, steps: list[FullStep]) -> dict[str, str]:
     """Terms for which something else stands in, and what would measure them."""
     wanted = {
@@ -224,5 +245,9 @@ def document(made: Calibration) -> dict[str, Any]:
             for one in made.full_steps
         ],
         "power_w": made.power_w or None,
+        "peak_memory": {
+            label: {"counted_bytes": counted, "measured_bytes": measured}
+            for label, (counted, measured) in made.peaks.items()
+        },
         "missing": made.missing,
     }  # fmt: skip

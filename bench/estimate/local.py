@@ -29,7 +29,8 @@ def predict_case(calibration: Calibration, case: Workload) -> Prediction:
     try:
         shape = shape_of(case)
         _check(shape)
-        return _with_rates(calibration, shape, _predict(calibration, shape, case.name))
+        made = _with_rates(calibration, shape, _predict(calibration, shape, case.name))
+        return replace(made, values=made.values | {"pred_peak_memory_bytes": calibration.peak_bytes(shape)})
     except UserError as error:
         return refused(str(error))
 

@@ -44,7 +44,7 @@ def of_step(step: StepShape, *, on_cpu: bool) -> Footprint:
 
 
 def _training(step: StepShape) -> Footprint:
-    """Before the backward pass; in the loss's; in the head's and the last layer's; and when all gradients are there."""
+    """In the backward pass of the loss, of the head, of the last layer; and when all gradients are there."""
     model, tokens = step.model, float(step.tokens)
     trained = trained_parameters(step)
     standing = {"inputs": float(POOL_BYTES), "weights": _weights(step), "optimizer": 8.0 * trained}
@@ -59,16 +59,20 @@ def _training(step: StepShape) -> Footprint:
     logits, head = asked * model.vocab_size * 4.0, 4.0 * model.head_matmul_parameters
     before = gradients if step.accumulate > 1 else 0.0
     head_gradient = head if step.method == "full" and not before else 0.0
-    anew = layer if step.recompute != "none" else 0.0
-    # Probabilities, their gradient and that of the logits.
+    anew = {"none": 0.0, "full": layer, "selective": layer - tokens * _kept_anyway(step)}[step.recompute]
+    # Probabilities, their gradient and that of the logits; then the last alone, with the head's; then the last layer's.
     loss = {"activations": kept, "logits": 3 * logits, "casts": casts, "gradients": before}
     top = {
-        "activations": kept + anew + _backward_bytes(step), "logits": logits if step.width == 4 else 1.5 * logits,
+        "activations": kept, "logits": logits if step.width == 4 else 1.5 * logits, "casts": casts,
+        "gradients": before + head_gradient,
+    }  # fmt: skip
+    last = {
+        "activations": kept + anew + _backward_bytes(step) - tokens * model.hidden_size * _stream(step),
         "casts": casts, "gradients": before + head_gradient,
     }  # fmt: skip
     second = head if step.method == "full" else 0.0  # the embedding's gradient, before it is added to what is there
     end = {"activations": layer, "gradients": gradients + (second if model.tie_word_embeddings or before else 0.0)}
-    return Footprint.largest(standing | loss, standing | top, standing | end)
+    return Footprint.largest(*(standing | moment for moment in (loss, top, last, end)))
 
 
 def _inference(step: StepShape, on_cpu: bool) -> Footprint:
@@ -141,6 +145,13 @@ def _between(step: StepShape) -> float:
     mlp = (model.num_mlp_matrices - 1) * widest(model)
     heads = 2 * model.query_size + 2 * model.key_value_size
     return step.width * (2 * model.hidden_size + heads + mlp) + 4 * model.num_attention_heads
+
+
+def _kept_anyway(step: StepShape) -> float:
+    """Of one token what autograd wants of a layer and selective recomputation keeps: values, attention, gates."""
+    model = step.model
+    gates = (model.num_mlp_matrices - 1) * widest(model)
+    return step.width * (model.key_value_size + model.query_size + gates)
 
 
 def _backward_bytes(step: StepShape) -> float:
