@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[float64]
 
+_DISTURBED = 1.5  # a product that took so much longer, of a logarithm, than a usual machine's: something else ran
 _GROUPED_NOISE = 0.20  # the same of experts' products: small, many, and called in another way
 _NOISE = 0.04  # standard deviation of the logarithm of a row that is fitted: rounds, and what a law cannot follow
 
@@ -69,7 +70,9 @@ _KINDS = {
     True: _Kind(Prior(0.5, 0.5), Prior(2.0, 0.5), Prior(4.0, 0.5), Prior(0.7, 0.3), 1.0),
     False: _Kind(Prior(60.0, 0.7), Prior(60.0, 0.7), Prior(200.0, 0.7), Prior(1.0, 0.15), 3.0),
 }
-_CACHE_SPEEDUP = 3.0
+# By whether it is a CPU: 128 tokens took 1.6 times as long as the rate at 512 says here; on accelerators as on A100.
+_ATTENTION_HALF = {True: 120.0, False: 400.0}
+_CACHE_SPEEDUP = 3.0  # of a last-level cache over memory (a guess, which the factor of memory corrects)
 _FALLBACK_CACHE_BYTES = 32 << 20
 
 
@@ -92,6 +95,7 @@ def laws(seen: Observations) -> tuple[Laws, list[TermFit]]:
         products=products,
         quantised=_quantised(seen, fits),
         attention={name: table for name, table in (("forward", forward), ("backward", backward)) if table},
+        attention_half=_ATTENTION_HALF[seen.machine.is_cpu],
         cache_bytes_per_s=cache_bytes_per_s,
         cache_flops_per_s=cache_flops_per_s,
         copy=copy,
@@ -124,7 +128,6 @@ def most_likely(errors: "Callable[[Array], Array]", priors: Sequence[Prior]) -> 
 
 def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit]) -> ProductLaw:
     rows = [one for one in seen.of("matmul", "grouped_matmul") if one.dtype == dtype]
-    shapes = [_products(one) for one in rows]
     fastest = max(one.cost.gemm_flops / one.step_s for one in rows)
     kind = _KINDS[seen.machine.is_cpu]
     priors = [
@@ -132,31 +135,35 @@ def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit
         Prior(read * kind.copied.value, kind.copied.spread),
     ]  # fmt: skip
 
-    noise = [_NOISE if one.workload == "matmul" else _GROUPED_NOISE for one in rows]
-
-    def law_of(x: list[float]) -> ProductLaw:
+    def law_of(x: Sequence[float]) -> ProductLaw:
         return ProductLaw(
             flops_per_s=x[0], rows_half=x[1], columns_half=x[2], depth_half=x[3], read_bytes_per_s=x[4],
             bytes_per_s=x[5], sharpness=kind.sharpness, num_points=len(rows),
         )  # fmt: skip
 
-    def errors(law: ProductLaw) -> list[float]:
-        return [
-            math.log(math.fsum(p.count * law.seconds(p.m, p.n, p.k, WIDTH[dtype]) for p in made) / one.step_s)
-            for one, made in zip(rows, shapes, strict=True)
-        ]
+    def error(law: ProductLaw, one: Observed) -> float:
+        made = _products(one)
+        total = math.fsum(p.count * law.seconds(p.m, p.n, p.k, WIDTH[dtype]) for p in made)
+        return math.log(total / one.step_s)
+
+    expected = law_of([prior.value for prior in priors])
+    rows = [one for one in rows if error(expected, one) > -_DISTURBED]  # the fastest always stays
+    noise = [_NOISE if one.workload == "matmul" else _GROUPED_NOISE for one in rows]
 
     def scaled(logs: "Array") -> "Array":
         import numpy as np
 
-        return np.array(errors(law_of([math.exp(float(value)) for value in logs]))) / noise
+        law = law_of([math.exp(float(value)) for value in logs])
+        return np.array([error(law, one) / own for one, own in zip(rows, noise, strict=True)])
 
     x, spreads = most_likely(scaled, priors)
+    errors = [error(law_of(x), one) for one in rows]
+    shapes = [_products(one) for one in rows]
     sizes = [shape for made in shapes for shape in made]
     fits.append(
         TermFit(
             term=f"matmul {dtype}", value=x[0], unit="FLOP/s", spread=spreads[0],
-            rows=tuple(one.label for one in rows), errors=tuple(errors(law_of(x))),
+            rows=tuple(one.label for one in rows), errors=tuple(errors),
             hull={name: _range([getattr(s, name) for s in sizes]) for name in ("m", "n", "k")},
         )
     )  # fmt: skip

@@ -105,6 +105,7 @@ class Laws:
     products: dict[str, ProductLaw]  # by dtype
     quantised: dict[str, float] = field(default_factory=dict)  # seconds a weight, of a product with one row
     attention: dict[str, Table] = field(default_factory=dict)  # FLOP/s by sequence, "forward" and "backward"
+    attention_half: float  # the sequence at which half of the rate is reached
     cache_bytes_per_s: float  # of keys and values that one query reads
     cache_flops_per_s: float | None = None  # where its products, and not the reading, may set the pace: on a CPU
     copy: Table  # bytes/s, read and written, by bytes moved
@@ -140,7 +141,9 @@ class Laws:
 
     def _attend(self, one: Attend) -> float:
         table = self.attention["backward" if one.backward and "backward" in self.attention else "forward"]
-        return one.flops / table.at(one.seq)
+        shorter = min(1.0, one.seq / table.sizes[0])  # below what was measured the rate falls as s / (s + s_half)
+        half = self.attention_half / table.sizes[0]
+        return one.flops / table.at(one.seq) * (shorter + half) / (shorter * (1 + half))
 
     def _read_cache(self, one: ReadCache, resident: bool) -> float:
         rate = self.cache_bytes_per_s * (self.cache_speedup if resident else 1.0)
