@@ -8,8 +8,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _COMMANDS = (
-    "check", "compare", "devices", "estimate_rows", "estimate_serving", "estimate_training", "frame", "listing",
-    "meter", "plan", "run", "show", "table",
+    "calibrate", "check", "compare", "devices", "estimate_rows", "estimate_serving", "estimate_training",
+    "frame", "listing", "meter", "plan", "run", "show", "table",
 )  # fmt: skip
 
 

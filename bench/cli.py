@@ -19,7 +19,9 @@ class _Group(click.Group):
     """Commands in the order of a day's work; one-sentence errors; exit statuses as the README promises."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["devices", "list", "run", "show", "check", "table", "compare", "estimate", "plan", "selfcheck"]
+        return [
+            "devices", "list", "run", "show", "check", "table", "compare", "calibrate", "estimate", "plan", "selfcheck",
+        ]  # fmt: skip
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         from bench.errors import UserError
@@ -449,6 +451,24 @@ def plan(as_json: bool, **options: Any) -> None:
 
     document = commands.plan(**options)
     _print_json(document) if as_json else _print_lines(answers.plan(document))
+@main.command(short_help="Fit what a machine's operations and steps take, for estimates.")
+@paths("sources", nargs=-1)
+@as_json
+def calibrate(sources: tuple[Path, ...], as_json: bool) -> None:
+    """Fit what operations and whole steps take on the machines in files and folders.  [default: the results folder]
+
+    A quick run is enough, more runs make it better. Estimates for these machines rest on it.
+    """
+    from bench import commands
+    from bench.analyze import calibrated
+
+    documents = commands.calibrate(sources)
+    if as_json:
+        _print_json(documents)
+    else:
+        _print_lines(
+            [line for number, one in enumerate(documents) for line in [*[""] * (number > 0), *calibrated.lines(one)]]
+        )
 
 
 @main.command()

@@ -300,6 +300,13 @@ def _at_least_one(name: str, value: int | None) -> None:
         from bench.errors import UserError
 
         raise UserError(f"--{name.replace('_', '-')} {value}: it is 1 or more")
+def calibrate(paths: Paths = ()) -> list[Document]:
+    """What single operations and whole steps take on each machine in these files, the best measured first."""
+    from bench.analyze import table as tables
+    from bench.estimate import calibration
+
+    made = calibration.calibrations(tables.files(paths or [results_folder()]))
+    return [calibration.document(one) for one in made]
 
 
 def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]:

@@ -10,7 +10,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bench import stats
 from bench.estimate.prediction import Interval
+
+_PRIOR_WEIGHT = 3.0  # observations that an expected error is worth beside held-out ones
+_WIDER_PER_DECADE = 0.05  # of the logarithm, for each factor of ten beyond what was measured (a guess)
 
 FEWEST_SOURCES_FOR_90 = 9  # with S sources the outer order statistic exists for levels up to S / (S + 1)
 
@@ -65,3 +69,15 @@ def hierarchical_quantile(groups: Sequence[Sequence[float]], level: float) -> fl
 def _order_statistic(values: Sequence[float], level: float) -> float:
     rank = min(len(values), math.ceil((len(values) + 1) * level))
     return sorted(values)[rank - 1]
+
+
+def student_factor(errors: Sequence[float], prior: float, *, widen: float = 0.0) -> Interval:
+    """Bounds for one machine, whose few held-out errors make no quantiles: Student's t with the errors' mean square,
+    beside which the expected error `prior` counts as three observations (a scaled inverse chi-square prior; Gelman et
+    al. 2013, section 3.3). `widen`: powers of ten beyond what was measured.
+    """
+    degrees = _PRIOR_WEIGHT + len(errors)
+    variance = (_PRIOR_WEIGHT * prior**2 + math.fsum(error**2 for error in errors)) / degrees
+    spread = math.sqrt(variance + (_WIDER_PER_DECADE * widen) ** 2)
+    narrow, wide = (math.exp(stats.student_t_quantile(p, degrees) * spread) for p in (0.90, 0.95))
+    return Interval(factor80=narrow, factor90=wide)
