@@ -1,0 +1,204 @@
+"""Redact: takes out of a run whatever may identify a person or a machine, before it leaves the house.
+
+Two kinds of traces. Some are known by their form: paths, addresses, UUIDs, serial numbers. Others are known only here:
+the names of this user and this host, and words that the user adds. Both are sought in every string of a file; what has
+no business in a field at all, such as a raw UUID where its hash belongs, is replaced whatever it says.
+
+A run that was measured elsewhere can hold that machine's names, which this one does not know: hence `hide`.
+"""
+
+import getpass
+import ipaddress
+import os
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from bench import chip, model, record, workload
+from bench.analyze import texts
+from bench.errors import private, without_paths
+from bench.record import ResultFile
+from bench.text import plain
+
+# Names that many machines and accounts share tell nobody apart, and stand in texts for other reasons.
+_COMMON = frozenset(
+    "root user users admin administrator ubuntu debian fedora centos rocky ec2-user opc jovyan vscode runner nobody guest "
+    "docker container localhost localdomain local host node server home test default cpu gpu gpus npu cuda rocm torch "
+    "python linux darwin windows nvidia amd intel apple ascend huawei virtual eager graph queued normal tokens none auto "
+    "benchmark accelmark results quick standard full main".split()
+)
+# What a batch system, an account or a shell calls this machine and its user.
+_VARIABLES = (
+    "USER", "LOGNAME", "USERNAME", "SUDO_USER", "HOSTNAME", "COMPUTERNAME", "HOST", "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT",
+    "SLURM_CLUSTER_NAME", "SLURMD_NODENAME", "PBS_O_LOGNAME", "PBS_O_HOST",
+)  # fmt: skip
+_SHORTEST = 3  # characters: shorter names would be found in everything
+
+_UUID = re.compile(r"(?i)(?:(?:GPU|MIG)-)*(?<![0-9a-f])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_MAC = re.compile(r"(?i)(?<![0-9a-f:-])[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4,6}(?![0-9a-f:-])")
+_MAIL = re.compile(r"[\w.+-]{1,64}@[\w-][\w.-]{0,200}")
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+_IPV6 = re.compile(r"(?i)(?<![\w:.])(?=[0-9a-f:]*:[0-9a-f]*:)[0-9a-f:]{3,39}(?:%\w+)?(?![\w:])")
+_DOMAIN = re.compile(r"(?i)\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:local|lan|intranet|internal|localdomain|edu|(?:ac|edu)\.[a-z]{2})\b")
+# The makers' numbers have 10 to 14 digits or letters and follow their name; NVIDIA's have 13 digits.
+_SERIAL = re.compile(r"(?i)\b(serial(?:[ _-]?(?:number|no))?|s/n)(\W{1,3})(?!number|no\b)[\w-]{4,}")
+_LONG_NUMBER = re.compile(r"(?<![\w.])\d{13,}(?![\w.])")
+_HOME = re.compile(r"~\w[\w.-]*")
+
+_VERSION = re.compile(r"[\d.]+(?:[+-][\w.]+)*")
+# Versions may look like addresses, and moments like nothing else.
+_VERSIONS = {"software", "driver", "version", "kernel"}
+_MOMENTS = {"started", "ended"}
+# Fields whose words are the program's own, and are held against its lists when the file is read.
+_OURS = {"status", "flags", "launch", "cache", "duty", "clock", "stop", "method", "workload"}
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+
+
+def patterns(text: str, *, version: bool = False) -> tuple[str, set[str]]:
+    """The text without what is known by its form, and what kinds of that were in it."""
+    kinds = set()
+    for kind, found, put in _FORMS:
+        if kind == "address" and version and _VERSION.fullmatch(text):
+            continue
+        changed = found.sub(put, text)
+        if changed != text:
+            kinds.add(kind)
+            text = changed
+    changed = without_paths(text)
+    if changed != text:
+        kinds.add("path")
+    return changed, kinds
+
+
+def identifying(file: ResultFile) -> Iterator[tuple[int, list[str]]]:
+    """Line and kinds for each line with something that is known by its form."""
+    for number, line in enumerate([file.session, *file.records], start=1):
+        kinds: set[str] = set()
+
+        def look(field: str, text: str, kinds: set[str] = kinds) -> str:
+            if field not in _MOMENTS:
+                kinds.update(patterns(text, version=field in _VERSIONS)[1])
+            return text
+
+        texts.replaced(line, look)
+        if number == 1:
+            raw = [facts for facts in file.session.devices if facts.uuid_hash and not _HASH.fullmatch(facts.uuid_hash)]
+            kinds.update(["UUID"] if raw else [], [] if _HASH.fullmatch(file.session.id) else ["run id"])
+        if kinds:
+            yield number, sorted(kinds)
+
+
+def redacted(file: ResultFile, hide: Iterable[str] = ()) -> tuple[ResultFile, dict[str, int]]:
+    """The run as it may leave the house, and how many strings were changed, by kind of what was in them."""
+    counts: dict[str, int] = {}
+    words = own_words() | {word for word in hide if word}
+    mask = _mask(words, spared=vocabulary() - {word.lower() for word in hide})
+
+    def clean(field: str, text: str) -> str:
+        if field in _MOMENTS or field in _OURS:
+            return text
+        found, kinds = patterns(text, version=field in _VERSIONS)
+        named = mask(found)
+        made = plain(named, limit=1000) if not named.isprintable() else named
+        kinds.update(["name"] if named != found else [], ["control character"] if made != named else [])
+        for kind in kinds:
+            counts[kind] = counts.get(kind, 0) + 1
+        return made
+
+    session = file.session
+    session = msgspec.structs.replace(
+        session,
+        id=session.id if _HASH.fullmatch(session.id) else record.anonymous(session.id),
+        argv=[private(word) for word in session.argv],
+        devices=[
+            msgspec.structs.replace(facts, uuid_hash=_hashed(facts.uuid_hash)) for facts in session.devices
+        ],
+    )  # fmt: skip
+    changed = sum(before != after for before, after in zip(file.session.argv, session.argv, strict=True))
+    if changed:
+        counts["path"] = changed
+    cleaned = msgspec.structs.replace(
+        file,
+        session=texts.replaced(session, clean),
+        records=[texts.replaced(one, clean) for one in file.records],
+    )
+    return cleaned, counts
+
+
+def own_words() -> set[str]:
+    """The names of this user and this host, as far as the system tells them without asking the network."""
+    names = [os.environ.get(name, "") for name in _VARIABLES]
+    host = platform.node()
+    names += [host, host.partition(".")[0], host.partition(".")[2], _home_name()]
+    try:
+        names.append(getpass.getuser())
+    except (OSError, KeyError, ImportError):  # an account that no list of users has
+        pass
+    names += _full_name()
+    return {name for name in names if len(name) >= _SHORTEST and name.lower() not in _COMMON}
+
+
+def vocabulary() -> set[str]:
+    """Words of this program's own, in small letters: a user called llama does not take the model out of a file."""
+    names = {*workload.names(), *model.names(), *chip.names(), *workload.DTYPE_BYTES}
+    drivers = (name for each in chip.names() for name in chip.find(each).driver_names)
+    words = {word for name in [*names, *drivers] for word in re.split(r"[^A-Za-z0-9]+", name)}
+    return {word.lower() for word in {*names, *words}}
+
+
+def _mask(words: Iterable[str], spared: set[str]) -> Callable[[str], str]:
+    """Replaces each of the words where it stands by itself, in any case of letters."""
+    sought = sorted({word for word in words if word.lower() not in spared}, key=len, reverse=True)
+    if not sought:
+        return lambda text: text
+    any_of = re.compile(rf"(?i)(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, sought))})(?![A-Za-z0-9])")
+    return lambda text: any_of.sub("<name>", text)
+
+
+def _hashed(told: str | None) -> str | None:
+    return told if told is None or _HASH.fullmatch(told) else record.anonymous(told)
+
+
+def _home_name() -> str:
+    try:
+        return Path.home().name
+    except RuntimeError:  # no home is known
+        return ""
+
+
+def _full_name() -> list[str]:
+    """The user's name as the system's list of accounts has it, whole and in parts."""
+    try:
+        import pwd
+    except ImportError:  # Windows
+        return []
+    try:
+        told = pwd.getpwuid(os.getuid()).pw_gecos.partition(",")[0]
+    except KeyError:
+        return []
+    return [told, *re.split(r"\W+", told)]
+
+
+def _address(found: re.Match[str]) -> str:
+    """An address is one that the library takes for one: a version of five parts, or a time of day, is none."""
+    try:
+        ipaddress.ip_address(found[0].partition("%")[0])
+    except ValueError:
+        return found[0]
+    return "<address>"
+
+
+_FORMS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    ("UUID", _UUID, "<uuid>"),
+    ("hardware address", _MAC, "<address>"),
+    ("e-mail address", _MAIL, "<mail>"),
+    ("address", _IPV4, _address),
+    ("address", _IPV6, _address),
+    ("host name", _DOMAIN, "<host>"),
+    ("serial number", _SERIAL, r"\1\2<serial>"),
+    ("serial number", _LONG_NUMBER, "<number>"),
+    ("home", _HOME, "<home>"),
+)
