@@ -34,7 +34,8 @@ def doubts(file: ResultFile) -> Iterator[Doubt]:
     protocols = _protocols(file.session)
     for one in file.records:
         name = label(one.workload, one.params)
-        found = [*_status(one), *_output(one), *_times(one), *_work(one)]
+        vendor = file.session.devices[one.device].vendor
+        found = [*_status(one), *_output(one), *_clock(one, vendor), *_times(one), *_work(one)]
         if file.session.harness.method == record.METHOD:
             found += _statistics(one, protocols.get(_place(one)))
         for level, code, message in found:
@@ -91,6 +92,11 @@ def _output(one: Record) -> Iterator[Said]:
         yield "error", "output", f"error {one.check.error:.3g} over {one.check.tolerance:.3g}, not flagged"
     if "bad_output" in one.flags:
         yield "note", "output", "its output is wrong, so its time counts for nothing"
+
+
+def _clock(one: Record, vendor: str) -> Iterator[Said]:
+    if one.timing and (one.timing.clock == "virtual") != (vendor == "virtual"):
+        yield "error", "clock", f"timed by the {one.timing.clock} clock on a device of vendor {vendor}"
 
 
 def _times(one: Record) -> Iterator[Said]:
