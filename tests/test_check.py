@@ -183,6 +183,7 @@ def test_a_finding_says_where(build: Any, tmp_path: Path) -> None:
         "file": str(tmp_path / "x.jsonl"),
         "line": 2,
         "level": "error",
+        "code": "sample",
         "message": "matmul m=64 n=64 k=64 dtype=float32: a step took no time, or more than days",
     }
     assert record.read(tmp_path / "x.jsonl").records[0].valid is False
