@@ -409,7 +409,7 @@ def read_bytes(path: str | os.PathLike[str], *, most_bytes: int | None = None, l
     """
     path, most_bytes = Path(path), most_bytes or MAX_FILE_BYTES
     wanted = ("O_NONBLOCK", "O_CLOEXEC", *(() if links else ("O_NOFOLLOW",)))
-    if not links and path.is_symlink():  # where the system has no O_NOFOLLOW, and for a clear word where it has
+    if not links and os.path.islink(path):  # where the system has no O_NOFOLLOW, and for a clear word where it has
         raise BadFile(f"{path.name}: a symbolic link, not a file")
     try:
         descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, name, 0) for name in wanted))

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from bench import chip
+from bench import chip, workload
 from bench.record import Idle, Record, ResultFile
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -28,6 +28,7 @@ def board(build: Any, name: str = H100, uuid: str = "0" * 16, **fields: Any) -> 
 def timed(build: Any, step_s: float | Sequence[float] = 1e-3, **fields: Any) -> Record:
     """A record whose samples say so, in a window that holds them, timed by events; its flags are what its samples say."""
     samples_s = [step_s] * 8 if isinstance(step_s, float) else list(step_s)
+    fields.setdefault("version", workload.find(fields.get("workload", "matmul")).version)
     one = build.record(samples_s, **fields)
     timing = replace(one.timing, clock="event", repeats=1, window_s=sum(samples_s) * 1.005, cold_start_s=samples_s[0])
     return replace(one, timing=fields.get("timing", timing), started=fields.get("started", "2026-11-25T10:00:00.000+00:00"))

@@ -85,10 +85,11 @@ def test_a_chip_is_known_by_its_drivers_name_alone(build: Any, judged: Any, told
 def test_a_training_step_faster_than_this_boards_own_product_is_set_apart(build: Any, judged: Any) -> None:
     """The mistake of published tables: 152 % and 563 % of peak (pytorch/torchtitan#4779)."""
     products = rounds(build, build.record(params=BF16).work.gemm_flops / 500e12, params=BF16)
-    (finding,) = judged([*products, at(build, 700e12, TRAIN, "train_step")])
+    whole = [at(build, 700e12, TRAIN, "train_step", round=number) for number in range(3)]
+    (finding,) = judged([*products, *whole])
     assert (finding.level, finding.code) == ("quarantine", "measured")
     assert "700 TFLOP/s" in finding.message and "best matmul of this file does" in finding.message
-    assert judged([*products, at(build, 500e12, TRAIN, "train_step")]) == []
+    assert judged([*products, *(at(build, 500e12, TRAIN, "train_step", round=number) for number in range(3))]) == []
 
 
 def test_decode_faster_than_the_best_copy_is_set_apart(build: Any, judged: Any) -> None:
@@ -241,8 +242,8 @@ def test_two_others_make_no_band_and_ones_own_runs_none_at_all(build: Any) -> No
 
 
 def test_machines_that_differ_among_themselves_make_a_wider_band(build: Any) -> None:
-    others = machines(build, [1e-3, 1.3e-3, 1.6e-3, 2e-3, 2.6e-3])
-    mine = run(build, rounds(build, 1.1e-3, params=BF16), session="f" * 16, devices=[board(build, uuid="f" * 16)])
+    others = machines(build, [10e-3, 13e-3, 16e-3, 20e-3, 26e-3])
+    mine = run(build, rounds(build, 11e-3, params=BF16), session="f" * 16, devices=[board(build, uuid="f" * 16)])
     assert quarantined([mine], others) == {}
 
 
@@ -255,7 +256,7 @@ def test_a_lowered_power_limit_is_set_beside_its_like_alone(build: Any) -> None:
 
 
 def test_what_is_refused_calibrates_nothing_either(build: Any) -> None:
-    bad, good = at(build, 2 * PEAK, BF16), timed(build, 1e-3, params={**BF16, "m": 16384})
+    bad, good = at(build, 2 * PEAK, BF16), timed(build, 5e-3, params={**BF16, "m": 16384})
     found = quarantined([run(build, [bad, good])])
     assert list(found) == [("a" * 16, 0, bad.key())]
     wrong_chip = run(build, [bad, good], devices=[board(build, chip="l4")])

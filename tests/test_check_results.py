@@ -10,7 +10,7 @@ import pytest
 from boards import rounds, run
 
 from bench import commands, record
-from bench.analyze import history, published
+from bench.analyze import history, place, published
 from bench.analyze.history import Notice
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "check_results"
@@ -134,10 +134,8 @@ def test_one_run_stands_in_the_table_once(clone: Path, build: Any, tmp_path: Pat
     path = only(clone)
     stolen = record.read(path)
     content = b"".join(record.encode(line) for line in [stolen.session, *stolen.records[:-1]])
-    from bench.analyze import place
-
     (path.parent / place.file_name(stolen, content)).write_bytes(content)
-    assert {finding.code for finding in published.check_table(clone / "results")} == {"twice"}
+    assert {finding.code for finding in published.check_table(clone / "results")} == {"twice", "missing"}
 
 
 def test_what_cannot_be_done_is_said_in_a_sentence(clone: Path) -> None:

@@ -1,6 +1,6 @@
 """Hostile files: every one is refused in a sentence, quickly, in little memory, and nothing else happens.
 
-`python tests/test_hostile.py SEED COUNT` tries more mutations than the suite has time for.
+`python tests/test_hostile.py SEED COUNT SOUND.jsonl` tries more mutations than the suite has time for.
 """
 
 import json
@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import Hostile, cases, mutations
 
 from bench import record
 from bench.analyze import show, table
 from bench.analyze.check import check, judge
-from bench.analyze.check.safety import MAX_BYTES, MAX_STRINGS, MAX_VALUES
+from bench.analyze.check.safety import MAX_BYTES, MAX_RECORDS, MAX_STRINGS, MAX_VALUES
 from bench.errors import UserError
 from bench.text import plain
 
-sys.path.insert(0, str(Path(__file__).parent))
-from hostile import Hostile, cases, mutations  # noqa: E402  # beside this file, which is run as a program too
-
 CASES = cases()
-FUZZED = 2_500
+FUZZED = 1_500
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 MOST_MEMORY = 200 << 20
 
 
@@ -93,8 +92,8 @@ def test_what_is_no_plain_file_is_refused_without_waiting(kind: str, sound: byte
 def test_reading_never_crashes_on_mutations_of_a_sound_file(sound: bytes, tmp_path: Path) -> None:
     """A child of its own is watched: what it opens and starts, how much memory it takes, how long the slowest takes."""
     (tmp_path / "sound.jsonl").write_bytes(sound)
-    words = [sys.executable, "-P", __file__, "7", str(FUZZED), str(tmp_path / "sound.jsonl")]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    words = [sys.executable, __file__, "7", str(FUZZED), str(tmp_path / "sound.jsonl")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
     assert told["events"] == []
@@ -106,24 +105,17 @@ def test_reading_never_crashes_on_mutations_of_a_sound_file(sound: bytes, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sound.jsonl"]
 
 
-WORST = {
-    "numbers": "[" + "0.5," * 99_999 + "0.5]",
-    "strings": "{" + ",".join(f'"k{number:03}":"{"x" * 20}"' for number in range(200)) + "}",
-}
-
-
 @pytest.mark.parametrize("kind", ["numbers", "strings", "records", "brackets", "escapes"])
 def test_the_worst_file_within_the_limits_takes_little(kind: str, sound: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(worst(kind, sound))
     assert path.stat().st_size <= MAX_BYTES
-    done = subprocess.run(
-        [sys.executable, "-P", __file__, "check", str(path)], capture_output=True, text=True, timeout=120
-    )
+    words = [sys.executable, __file__, "check", str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
     assert told["most_bytes"] < MOST_MEMORY, told
-    assert told["s"] < 20, told
+    assert told["s"] < 60, told  # three seconds on a core that is ours alone
 
 
 def worst(kind: str, sound: bytes) -> bytes:
@@ -143,7 +135,7 @@ def worst(kind: str, sound: bytes) -> bytes:
     line = json.dumps(one, separators=(",", ":")).encode() + b"\n"
     strings = line.count(b'"') // 2
     room = min((MAX_BYTES - len(lines[0])) // len(line), (MAX_STRINGS - 1000) // strings, MAX_VALUES // line.count(b","))
-    return lines[0] + line * min(room, 19_000)
+    return lines[0] + line * min(room, MAX_RECORDS)
 
 
 HOSTILE_TEXTS = ["=cmd|' /C calc'!A0", "+1", "-1+1", "@SUM(A1)", "\tx", "\x1b[31m", "\u202eabc", "<script>alert(1)</script>", "a|b`c`"]

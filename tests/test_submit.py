@@ -22,7 +22,7 @@ from bench.errors import UserError
 SECRETS = [
     "alice", "Alice Liddell", "lab-node-17", "wonderland.ac.uk", "10.20.30.40", "fe80::1ff:fe23:4567:890a", "2001:db8::8a2e:370:7334",
     "00:1b:44:11:3a:b7", "00-1B-44-11-3A-B7", "GPU-3d3dbb3b-7f0d-6f70-5de2-b3e3c5f5f0a1", "3d3dbb3b-7f0d-6f70-5de2-b3e3c5f5f0a1",
-    "1324021012345", "alice@wonderland.org", "/home/alice/secret/llama.toml", "C:\\Users\\alice\\secret.toml", "~alice", "rabbithole",
+    "1324021012345", "alice@wonderland.org", "/home/alice/secret/llama.toml", "C:\\Users\\alice\\m.toml", "~alice", "rabbithole",
     "serial number: X7Q99ZZ1", "printer.local",
 ]  # fmt: skip
 

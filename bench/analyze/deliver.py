@@ -26,26 +26,20 @@ def deliver(root: Path, place: PurePosixPath, content: bytes) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.parent.resolve().is_relative_to(root.resolve()):
             raise UserError(f"{target.parent} leads out of {root} by a link: nothing was written")
-        if _same(target, content):
+        if not os.path.lexists(target):
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                _link(target, content)
+                return True
+        if _holds(target, content):
             return False
-        _link(target, content)
-    except FileExistsError:
-        if _same(target, content):  # another process was faster with the same
-            return False
-        raise UserError(f"{target} exists with other content: nothing was written") from None
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror}): nothing was written") from None
-    return True
+    raise UserError(f"{target} exists with other content: nothing was written")
 
 
-def _same(target: Path, content: bytes) -> bool:
-    if not os.path.lexists(target):
-        return False
-    if target.is_symlink() or not target.is_file():
-        raise FileExistsError(target)
-    if target.stat().st_size != len(content) or target.read_bytes() != content:
-        raise FileExistsError(target)
-    return True
+def _holds(target: Path, content: bytes) -> bool:
+    plain = target.is_file() and not target.is_symlink()
+    return plain and target.stat().st_size == len(content) and target.read_bytes() == content
 
 
 def _link(target: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ import ipaddress
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 from bench import chip, model, record, workload
 from bench.analyze import texts
 from bench.errors import private, without_paths
-from bench.record import ResultFile
+from bench.record import DeviceFacts, Record, ResultFile, Session
 from bench.text import plain
 
 # Names that many machines and accounts share tell nobody apart, and stand in texts for other reasons.
@@ -38,23 +38,25 @@ _VARIABLES = (
 _SHORTEST = 3  # characters: shorter names would be found in everything
 
 _UUID = re.compile(r"(?i)(?:(?:GPU|MIG)-)*(?<![0-9a-f])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_MAC = re.compile(r"(?i)(?<![0-9a-f:-])[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4,6}(?![0-9a-f:-])")
+_MAC = re.compile(r"(?i)(?<![0-9a-f])[0-9a-f]{2}([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){4,6}(?![0-9a-f])")
 _MAIL = re.compile(r"[\w.+-]{1,64}@[\w-][\w.-]{0,200}")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
-_IPV6 = re.compile(r"(?i)(?<![\w:.])(?=[0-9a-f:]*:[0-9a-f]*:)[0-9a-f:]{3,39}(?:%\w+)?(?![\w:])")
+_IPV6 = re.compile(r"(?i)(?<![0-9a-f.])(?=[0-9a-f:]*:[0-9a-f]*:)[0-9a-f:]{7,39}(?:%\w+)?(?![\w:])")
 _DOMAIN = re.compile(r"(?i)\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:local|lan|intranet|internal|localdomain|edu|(?:ac|edu)\.[a-z]{2})\b")
 # The makers' numbers have 10 to 14 digits or letters and follow their name; NVIDIA's have 13 digits.
-_SERIAL = re.compile(r"(?i)\b(serial(?:[ _-]?(?:number|no))?|s/n)(\W{1,3})(?!number|no\b)[\w-]{4,}")
+_SERIAL = re.compile(r"(?i)\b(serial(?:[ _-]?(?:number|no))?|s/n)([^\w\n]{1,3})(?=[\w-]*\d)[\w-]{4,}")
 _LONG_NUMBER = re.compile(r"(?<![\w.])\d{13,}(?![\w.])")
 _HOME = re.compile(r"~\w[\w.-]*")
 
-_VERSION = re.compile(r"[\d.]+(?:[+-][\w.]+)*")
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
 # Versions may look like addresses, and moments like nothing else.
 _VERSIONS = {"software", "driver", "version", "kernel"}
 _MOMENTS = {"started", "ended"}
 # Fields whose words are the program's own, and are held against its lists when the file is read.
 _OURS = {"status", "flags", "launch", "cache", "duty", "clock", "stop", "method", "workload"}
-_HASH = re.compile(r"[0-9a-f]{8,64}")
+_HASH, _HASHES = re.compile(r"[0-9a-f]{8,64}"), {"id", "uuid_hash", "commit", "receipt"}
+
+_SPEC = re.compile(r"[a-z]+(?::\d{1,3})?")
 
 
 def patterns(text: str, *, version: bool = False) -> tuple[str, set[str]]:
@@ -73,22 +75,21 @@ def patterns(text: str, *, version: bool = False) -> tuple[str, set[str]]:
     return changed, kinds
 
 
-def identifying(file: ResultFile) -> Iterator[tuple[int, list[str]]]:
-    """Line and kinds for each line with something that is known by its form."""
-    for number, line in enumerate([file.session, *file.records], start=1):
-        kinds: set[str] = set()
-
-        def look(field: str, text: str, kinds: set[str] = kinds) -> str:
-            if field not in _MOMENTS:
-                kinds.update(patterns(text, version=field in _VERSIONS)[1])
-            return text
-
-        texts.replaced(line, look)
-        if number == 1:
-            raw = [facts for facts in file.session.devices if facts.uuid_hash and not _HASH.fullmatch(facts.uuid_hash)]
-            kinds.update(["UUID"] if raw else [], [] if _HASH.fullmatch(file.session.id) else ["run id"])
-        if kinds:
-            yield number, sorted(kinds)
+def identifying(line: Session | Record, found: Iterable[tuple[str, str]]) -> list[str]:
+    """The kinds of what is known by its form in a line, of which `found` are the strings with their fields."""
+    plain_texts, kinds = [], set()
+    for field, text in found:
+        if field in _VERSIONS:
+            kinds |= patterns(text, version=True)[1]
+        elif not _told_apart(field, text):
+            plain_texts.append(text)
+    kinds |= patterns("\n".join(plain_texts))[1]  # a line end parts them for every pattern, and one search is faster
+    if isinstance(line, Session):
+        if any(facts.uuid_hash and not _HASH.fullmatch(facts.uuid_hash) for facts in line.devices):
+            kinds.add("UUID")
+        if not _HASH.fullmatch(line.id):
+            kinds.add("run id")
+    return sorted(kinds)
 
 
 def redacted(file: ResultFile, hide: Iterable[str] = ()) -> tuple[ResultFile, dict[str, int]]:
@@ -98,7 +99,7 @@ def redacted(file: ResultFile, hide: Iterable[str] = ()) -> tuple[ResultFile, di
     mask = _mask(words, spared=vocabulary() - {word.lower() for word in hide})
 
     def clean(field: str, text: str) -> str:
-        if field in _MOMENTS or field in _OURS:
+        if field in _OURS or _told_apart(field, text):
             return text
         found, kinds = patterns(text, version=field in _VERSIONS)
         named = mask(found)
@@ -113,10 +114,8 @@ def redacted(file: ResultFile, hide: Iterable[str] = ()) -> tuple[ResultFile, di
         session,
         id=session.id if _HASH.fullmatch(session.id) else record.anonymous(session.id),
         argv=[private(word) for word in session.argv],
-        devices=[
-            msgspec.structs.replace(facts, uuid_hash=_hashed(facts.uuid_hash)) for facts in session.devices
-        ],
-    )  # fmt: skip
+        devices=[_device(facts, number) for number, facts in enumerate(session.devices)],
+    )
     changed = sum(before != after for before, after in zip(file.session.argv, session.argv, strict=True))
     if changed:
         counts["path"] = changed
@@ -158,8 +157,19 @@ def _mask(words: Iterable[str], spared: set[str]) -> Callable[[str], str]:
     return lambda text: any_of.sub("<name>", text)
 
 
-def _hashed(told: str | None) -> str | None:
-    return told if told is None or _HASH.fullmatch(told) else record.anonymous(told)
+def _told_apart(field: str, text: str) -> bool:
+    """Moments, and hashes, which may consist of digits alone: what stands there is no free text."""
+    return field in _MOMENTS or (field in _HASHES and _HASH.fullmatch(text) is not None)
+
+
+def _device(facts: DeviceFacts, number: int) -> DeviceFacts:
+    """A device by the place that it has, not by a UUID that somebody named it by; and the UUID as its hash."""
+    told = facts.uuid_hash
+    return msgspec.structs.replace(
+        facts,
+        spec=facts.spec if _SPEC.fullmatch(facts.spec) else f"{facts.vendor}:{number}",
+        uuid_hash=told if told is None or _HASH.fullmatch(told) else record.anonymous(told),
+    )
 
 
 def _home_name() -> str:

@@ -1,16 +1,30 @@
 """Texts: every string of a line of a result file, wherever it stands, to look at or to change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 
-def texts(line: Any) -> list[str]:
-    """Every string of a line, the keys of its dictionaries included."""
-    found: list[str] = []
-    replaced(line, lambda _, text: (found.append(text), text)[1])
-    return found
+def texts(part: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """Every string of a line, or of a part of one, with the name of the field that it stands in; keys are strings too."""
+    if isinstance(part, str):
+        yield field, part
+    elif isinstance(part, msgspec.Struct):
+        for name in part.__struct_fields__:
+            value = getattr(part, name)
+            if isinstance(value, str):
+                yield name, value
+            elif value and not isinstance(value, float | int):
+                yield from texts(value, name)
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            yield field, key
+            if not isinstance(value, float | int):
+                yield from texts(value, field)
+    elif isinstance(part, list) and not (part and isinstance(part[0], float | int)):  # samples hold no strings
+        for one in part:
+            yield from texts(one, field)
 
 
 def replaced(part: Any, change: Callable[[str, str], str], field: str = "") -> Any:

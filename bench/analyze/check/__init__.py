@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench import record
-from bench.analyze import place, redact
+from bench.analyze import place, redact, texts
 from bench.analyze.check import band, contradiction, order, physics, safety
 from bench.analyze.check.band import Bands
 from bench.analyze.check.finding import Doubt, Finding, Level
@@ -95,14 +95,14 @@ def _physical(file: ResultFile, bands: Bands | None) -> Iterator[Doubt]:
 
 
 def _texts(file: ResultFile, published: bool) -> Iterator[tuple[int | None, Level, str, str]]:
-    for line, message in safety.unsafe_texts(file):
-        yield line, "error", "text", message
-    for line, kinds in redact.identifying(file):
-        what = f"its text holds what may identify a person or a machine ({', '.join(kinds)})"
-        if published:
-            yield line, "error", "privacy", f"{what}: submit it with `accelmark submit`, which takes that out"
-        else:
-            yield line, "note", "privacy", f"{what}: `accelmark submit` takes that out"
+    for number, line in enumerate([file.session, *file.records], start=1):
+        found = list(texts.texts(line))
+        if message := safety.unsafe(text for _, text in found):
+            yield number, "error", "text", message
+        if kinds := redact.identifying(line, found):
+            what = f"its text holds what may identify a person or a machine ({', '.join(kinds)})"
+            todo = ": submit it with `accelmark submit`, which takes that out" if published else ": `accelmark submit` takes it out"
+            yield number, "error" if published else "note", "privacy", what + todo
 
 
 def _refusal(name: str, error: BadFile) -> Finding:

@@ -53,9 +53,9 @@ def _session(file: ResultFile) -> Iterator[Doubt]:
     if not _MOMENT.fullmatch(session.started):
         say = "the run's start is no UTC time in ISO 8601, such as 2026-11-25T17:13:41+00:00"
         yield Doubt(level="error", code="moment", message=say)
-    planned = {(label(one.workload, one.params), one.device) for one in session.plan}
-    seen = {(label(one.workload, one.params), one.device, one.round) for one in file.records}
-    missing = len(planned) * session.rounds - len({place for place in seen if place[:2] in planned})
+    planned = {_place(one) for one in session.plan}
+    seen = {(_place(one), one.round) for one in file.records}
+    missing = len(planned) * session.rounds - len({place for place in seen if place[0] in planned})
     if missing > 0:
         say = f"{missing} of {len(planned) * session.rounds} planned records are missing: continue with --resume"
         yield Doubt(level="note", code="missing", message=say)
@@ -65,12 +65,12 @@ def _places(file: ResultFile) -> Iterator[Doubt]:
     """Each case, launch mode and round once, and no round that the session does not have."""
     seen = set()
     for one in file.records:
-        place = (label(one.workload, one.params), one.device, one.round, one.identity.launch)
+        place = (_place(one), one.round, one.identity.launch)
         if place in seen:
-            say = f"{place[0]}: a second record of round {one.round}"
+            say = f"{label(one.workload, one.params)}: a second record of round {one.round}"
             yield Doubt(level="error", code="twice", message=say, records=(one,))
         if one.round >= file.session.rounds:
-            say = f"{place[0]}: round {one.round} of {file.session.rounds}, counted from 0"
+            say = f"{label(one.workload, one.params)}: round {one.round} of {file.session.rounds}, counted from 0"
             yield Doubt(level="error", code="round", message=say, records=(one,))
         seen.add(place)
 

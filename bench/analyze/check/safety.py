@@ -6,15 +6,14 @@ expensive is refused in the time it takes to read it.
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from bench import record
-from bench.analyze import texts
-from bench.record import BadFile, ResultFile
+from bench.record import BadFile
 
-# What the shared table takes. A run of all suites on one device comes to some megabytes.
+# What the shared table takes. A run of all suites on one device comes to some megabytes and some hundred records.
 MAX_BYTES = 16 << 20
-MAX_RECORDS = 20_000
+MAX_RECORDS = 4_000
 # Every value is followed by a comma but the last of its list: 32 bytes of memory for a number, 64 MB for all.
 MAX_VALUES = 2_000_000
 # Twice as many quotes; a string takes some 60 bytes and its place in a dictionary as many.
@@ -55,11 +54,9 @@ def content(path: str | os.PathLike[str]) -> bytes:
     return raw
 
 
-def unsafe_texts(file: ResultFile) -> Iterator[tuple[int, str]]:
-    """Line and sentence for each line in which a string could act on a terminal or reorder what is beside it."""
-    for number, line in enumerate([file.session, *file.records], start=1):
-        found = {char for text in texts.texts(line) for char in text if unicodedata.category(char) in _FORBIDDEN}
-        if found:
-            codes = ", ".join(f"U+{ord(char):04X}" for char in sorted(found)[:5])
-            yield number, f"control or direction-changing characters in its text ({codes}): take them out"
-
+def unsafe(found: Iterable[str]) -> str:
+    """What to say of strings that could act on a terminal or reorder what is beside them; empty if none could."""
+    chars = {char for text in found if not text.isprintable() for char in text}
+    bad = sorted(char for char in chars if unicodedata.category(char) in _FORBIDDEN)
+    codes = ", ".join(f"U+{ord(char):04X}" for char in bad[:5])
+    return f"control or direction-changing characters in its text ({codes}): take them out" if bad else ""
