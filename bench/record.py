@@ -445,7 +445,9 @@ def _decode(name: str, number: int, line: bytes, kind: type[Line]) -> Line:
             _refuse_newer(name, line)
         # Every fast reader takes the last of two equal keys. Looked at first: the tree is gone before the next is made.
         with contextlib.suppress(UnicodeError, json.JSONDecodeError):  # malformed: the strict reader says how
-            json.loads(line, object_pairs_hook=_refuse_duplicates)
+            tree = json.loads(line, object_pairs_hook=_refuse_duplicates)
+            if isinstance(tree, dict) and "kind" not in tree:  # which that reader would not miss
+                raise BadFile(f"{name}, line {number}: Object missing required field `kind`")
         return msgspec.json.decode(line, type=kind)
     except BadFile:
         raise

@@ -158,7 +158,7 @@ def _numbers() -> Iterator[Hostile]:
         "1.5", "1e3", "1.0", "-1", "true", "null", '"0"', "[]", "9007199254740993", "18446744073709551616", "9" * 30, "9" * 5000,
         "1e400", "NaN", "00", "-0x1",
     ):  # fmt: skip
-        yield Hostile(f"round {text[:12]}", _put(b'"round":0', f'"round":{text}'.encode()), "line 2")
+        yield Hostile(f"round {text[:12]} {len(text)}", _put(b'"round":0', f'"round":{text}'.encode()), "line 2")
     for text in ("9007199254740993", "-9007199254740993", "1e31", "[64]", '{"m":64}', "null", "9" * 5000, "NaN"):
         yield Hostile(f"parameter {text[:12]}", _put(b'"m":64', f'"m":{text}'.encode()), "line 2")
 

@@ -95,8 +95,13 @@ def _physical(file: ResultFile, bands: Bands | None) -> Iterator[Doubt]:
 
 
 def _texts(file: ResultFile, published: bool) -> Iterator[tuple[int | None, Level, str, str]]:
+    length = 0
     for number, line in enumerate([file.session, *file.records], start=1):
         found = list(texts.texts(line))
+        length += sum(len(text) for _, text in found)
+        if length > safety.MAX_TEXT:
+            yield number, "error", "text", f"over {safety.MAX_TEXT} characters of text: no run of ours has so much to say"
+            return
         if message := safety.unsafe(text for _, text in found):
             yield number, "error", "text", message
         if kinds := redact.identifying(line, found):

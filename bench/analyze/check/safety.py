@@ -18,6 +18,8 @@ MAX_RECORDS = 4_000
 MAX_VALUES = 2_000_000
 # Twice as many quotes; a string takes some 60 bytes and its place in a dictionary as many.
 MAX_STRINGS = 600_000
+# Characters of all strings together, which are searched for what identifies somebody: a record has some hundred.
+MAX_TEXT = 4_000_000
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
