@@ -213,7 +213,9 @@ def show(file: Path, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
 
 @main.command()
 @paths("files", nargs=-1, required=True)
-@click.option("--table", type=click.Path(path_type=Path), help="Other machines' results.  [default: the results folder]")
+@click.option(
+    "--table", type=click.Path(path_type=Path), help="Other machines' results.  [default: the results folder]"
+)
 @as_json
 def check(files: tuple[Path, ...], table: Path | None, as_json: bool) -> None:
     """Check result files: every finding with its reason. Exit status 1 when a file is refused."""
@@ -233,7 +235,9 @@ def check(files: tuple[Path, ...], table: Path | None, as_json: bool) -> None:
 @click.option("--supersede", metavar="ID", help="The run that this one replaces; both are kept.")
 @click.option("--retract", metavar="ID", help="Take a run of yours out of tables; it is kept.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for --supersede and --retract.")
-@click.option("--hide", multiple=True, metavar="WORD", help="A name to take out wherever it stands, beside this machine's.")
+@click.option(
+    "--hide", multiple=True, metavar="WORD", help="A name to take out wherever it stands, beside this machine's."
+)
 @click.option("--branch", is_flag=True, help="Also commit it on a git branch of its own; your checkout stays as it is.")
 @as_json
 def submit(

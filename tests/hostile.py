@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from bench.record import MAX_DEPTH
 from bench.analyze.check.safety import MAX_BYTES, MAX_RECORDS, MAX_STRINGS, MAX_VALUES
+from bench.record import MAX_DEPTH
 
 Make = Callable[[bytes], bytes]
 
@@ -29,7 +29,17 @@ class Hostile:
 
 def cases() -> list[Hostile]:
     """All of them, except those that are no bytes but something else in the file system."""
-    return [*_other_formats(), *_encodings(), *_syntax(), *_numbers(), *_repeated(), *_sizes(), *_words(), *_texts(), *_lies()]
+    return [
+        *_other_formats(),
+        *_encodings(),
+        *_syntax(),
+        *_numbers(),
+        *_repeated(),
+        *_sizes(),
+        *_words(),
+        *_texts(),
+        *_lies(),
+    ]
 
 
 # Something else altogether
@@ -59,7 +69,9 @@ def _other_formats() -> Iterator[Hostile]:
     yield Hostile("shell", lambda _: b"#!/bin/sh\ntouch owned\n", "line 1")
     yield Hostile("elf", lambda _: b"\x7fELF\x02\x01\x01" + b"\0" * 64 + b"\n", "line 1")
     yield Hostile("pdf", lambda _: b"%PDF-1.7\n%\xe2\xe3\n", "line 1")
-    yield Hostile("one json document", lambda sound: json.dumps([json.loads(x) for x in _lines(sound)]).encode() + b"\n", "line 1")
+    yield Hostile(
+        "one json document", lambda sound: json.dumps([json.loads(x) for x in _lines(sound)]).encode() + b"\n", "line 1"
+    )
 
 
 def _zip(sound: bytes) -> bytes:
@@ -133,31 +145,91 @@ def _syntax() -> Iterator[Hostile]:
         ("deep lists unclosed", b'"flags":[]', b'"flags":' + b"[" * deep, "nested deeper"),
         ("deep objects", b'"extras":{}', b'"extras":' + b'{"a":' * deep + b"1" + b"}" * deep, "nested deeper"),
         ("just too deep", b'"flags":[]', b'"flags":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, "nested deeper"),
-        ("deep in an unknown field", b'"flags":[]', b'"x":' + b"[" * deep + b"]" * deep + b',"flags":[]', "nested deeper"),
-    ]:  # fmt: skip
+        (
+            "deep in an unknown field",
+            b'"flags":[]',
+            b'"x":' + b"[" * deep + b"]" * deep + b',"flags":[]',
+            "nested deeper",
+        ),
+    ]:
         yield Hostile(name, _put(old, new), says)
-    yield Hostile("two records on a line", lambda sound: b"\n".join(_lines(sound)[:2]) + _lines(sound)[2] + b"\n", "line 2")
+    yield Hostile(
+        "two records on a line", lambda sound: b"\n".join(_lines(sound)[:2]) + _lines(sound)[2] + b"\n", "line 2"
+    )
     yield Hostile("an empty line", lambda sound: sound.replace(b"\n", b"\n\n", 1), "line 2")
     yield Hostile("a line of spaces", lambda sound: sound.replace(b"\n", b"\n   \n", 1), "line 2")
     yield Hostile("a record first", lambda sound: b"\n".join(reversed(_lines(sound))) + b"\n", "line 1")
     yield Hostile("two sessions", lambda sound: sound * 2, "line 5")
     yield Hostile("newer format", _put(b'"schema":1', b'"schema":2', line=0), "update accelmark")
     yield Hostile("format zero", _put(b'"schema":1', b'"schema":0', line=0), "never existed")
-    yield Hostile("deep in a newer format", _put(b'"schema":1', b'"x":' + b"[" * deep + b',"schema":9', line=0), "nested deeper")
-    for root in (b"null", b"true", b"1", b'"session"', b"[]", b"{}", b'{"kind":"session"}', b'{"kind":1}', b'{"kind":[]}'):
+    yield Hostile(
+        "deep in a newer format", _put(b'"schema":1', b'"x":' + b"[" * deep + b',"schema":9', line=0), "nested deeper"
+    )
+    for root in (
+        b"null",
+        b"true",
+        b"1",
+        b'"session"',
+        b"[]",
+        b"{}",
+        b'{"kind":"session"}',
+        b'{"kind":1}',
+        b'{"kind":[]}',
+    ):
         yield Hostile(f"only {root.decode()}", lambda _, root=root: root + b"\n", "line 1")  # type: ignore[misc]
 
 
 def _numbers() -> Iterator[Hostile]:
     for text in (
-        "NaN", "-NaN", "nan", "Infinity", "-Infinity", "inf", "1e999", "-1e999", "1e31", "-1", "-0.001", "1e", "1e+", ".5",
-        "5.", "+1", "01", "0x10", "1_000", "1,5", "1e-", "--1", "\u0661", "true", "null", '"1"', "[1]", "{}", "1" + "0" * 400,
-    ):  # fmt: skip
+        "NaN",
+        "-NaN",
+        "nan",
+        "Infinity",
+        "-Infinity",
+        "inf",
+        "1e999",
+        "-1e999",
+        "1e31",
+        "-1",
+        "-0.001",
+        "1e",
+        "1e+",
+        ".5",
+        "5.",
+        "+1",
+        "01",
+        "0x10",
+        "1_000",
+        "1,5",
+        "1e-",
+        "--1",
+        "\u0661",
+        "true",
+        "null",
+        '"1"',
+        "[1]",
+        "{}",
+        "1" + "0" * 400,
+    ):
         yield Hostile(f"sample {text[:12]}", _put(b"0.001,", f"{text},".encode()), "line 2")
     for text in (
-        "1.5", "1e3", "1.0", "-1", "true", "null", '"0"', "[]", "9007199254740993", "18446744073709551616", "9" * 30, "9" * 5000,
-        "1e400", "NaN", "00", "-0x1",
-    ):  # fmt: skip
+        "1.5",
+        "1e3",
+        "1.0",
+        "-1",
+        "true",
+        "null",
+        '"0"',
+        "[]",
+        "9007199254740993",
+        "18446744073709551616",
+        "9" * 30,
+        "9" * 5000,
+        "1e400",
+        "NaN",
+        "00",
+        "-0x1",
+    ):
         yield Hostile(f"round {text[:12]} {len(text)}", _put(b'"round":0', f'"round":{text}'.encode()), "line 2")
     for text in ("9007199254740993", "-9007199254740993", "1e31", "[64]", '{"m":64}', "null", "9" * 5000, "NaN"):
         yield Hostile(f"parameter {text[:12]}", _put(b'"m":64', f'"m":{text}'.encode()), "line 2")
@@ -165,14 +237,27 @@ def _numbers() -> Iterator[Hostile]:
 
 def _repeated() -> Iterator[Hostile]:
     for field, old in {
-        "schema": b'"schema":1', "id": b'"id":"', "vendor": b'"vendor":"', "version": b'"version":"', "cpu": b'"cpu":"',
-    }.items():  # fmt: skip
+        "schema": b'"schema":1',
+        "id": b'"id":"',
+        "vendor": b'"vendor":"',
+        "version": b'"version":"',
+        "cpu": b'"cpu":"',
+    }.items():
         other = b"2," if field == "schema" else b'"x",'
-        yield Hostile(f"two of {field}", _put(old, f'"{field}":'.encode() + other + old, line=0), f"'{field}' stands twice")
+        yield Hostile(
+            f"two of {field}", _put(old, f'"{field}":'.encode() + other + old, line=0), f"'{field}' stands twice"
+        )
     for field, old in {
-        "kind": b'"kind":"record"', "workload": b'"workload":"matmul"', "m": b'"m":64', "dtype": b'"dtype":"float32"',
-        "round": b'"round":0', "flags": b'"flags":[]', "samples_s": b'"samples_s":[', "repeats": b'"repeats":', "error": b'"error":',
-    }.items():  # fmt: skip
+        "kind": b'"kind":"record"',
+        "workload": b'"workload":"matmul"',
+        "m": b'"m":64',
+        "dtype": b'"dtype":"float32"',
+        "round": b'"round":0',
+        "flags": b'"flags":[]',
+        "samples_s": b'"samples_s":[',
+        "repeats": b'"repeats":',
+        "error": b'"error":',
+    }.items():
         yield Hostile(f"two of {field}", _put(old, f'"{field}":null,'.encode() + old), f"'{field}' stands twice")
     yield Hostile("equal after decoding", _put(b'"m":64', b'"m":64,"\\u006d":65'), "'m' stands twice")
     yield Hostile("two tags", _put(b'"kind":"record"', b'"kind":"session","kind":"record"'), "'kind' stands twice")
@@ -199,49 +284,95 @@ def _sizes() -> Iterator[Hostile]:
     yield Hostile("no devices", _session("devices", lambda devices: []), "device 0 of 0")
     yield Hostile("large plan", _session("plan", lambda plan: plan * 5001), "line 1")
     yield Hostile("many arguments", _session("argv", lambda argv: ["x"] * 201), "line 1")
-    yield Hostile("many protocols", _session("protocols", lambda known: {str(i): known["micro"] for i in range(11)}), "line 1")
+    yield Hostile(
+        "many protocols", _session("protocols", lambda known: {str(i): known["micro"] for i in range(11)}), "line 1"
+    )
     yield Hostile("device 1", _put(b'"device":0', b'"device":1'), "device 1 of 1")
     yield Hostile("device 2**53", _put(b'"device":0', b'"device":9007199254740992'), "of 1")
 
 
 def _words() -> Iterator[Hostile]:
     for old, new in [
-        (b'"status":"ok"', b'"status":"fine"'), (b'"status":"ok"', b'"status":"OK"'), (b'"status":"ok"', b'"status":""'),
-        (b'"flags":[]', b'"flags":["new"]'), (b'"flags":[]', b'"flags":[null]'), (b'"flags":[]', b'"flags":{}'),
-        (b'"launch":"eager"', b'"launch":"lazy"'), (b'"clock":"virtual"', b'"clock":"sundial"'),
-        (b'"duty":"sustained"', b'"duty":"lazy"'), (b'"cache":"cold_rotate"', b'"cache":"cold"'),
-        (b'"kind":"record"', b'"kind":"Record"'), (b'"kind":"record"', b'"kind":null'), (b'"kind":"record",', b""),
-        (b'"round":0', b'"round":0,"rate":1'), (b'"m":64', b'"m":64},"x":{'), (b'"repeats":', b'"__class__":1,"repeats":'),
-        (b'"kind":"record"', b'"kind":"record","__reduce__":[]'), (b'"error":', b'"__proto__":{},"error":'),
-        (b'"round":0,', b""), (b'"work":{', b'"work":null,"x":{'), (b'"identity":{', b'"identity":[],"x":{'),
-        (b'"params":{', b'"params":[],"x":{'), (b'"extras":{}', b'"extras":[]'), (b'"extras":{}', b'"extras":{"a":null}'),
-        (b'"extras":{}', b'"extras":{"a":{"b":1}}'), (b'"reason":null', b'"reason":0'), (b'"reason":null', b'"reason":[]'),
-        (b'"samples_s":[', b'"samples_s":["0.001",'), (b'"samples_s":[', b'"samples_s":[null,'), (b'"gemm_flops":', b'"gemm_flops":-'),
-    ]:  # fmt: skip
+        (b'"status":"ok"', b'"status":"fine"'),
+        (b'"status":"ok"', b'"status":"OK"'),
+        (b'"status":"ok"', b'"status":""'),
+        (b'"flags":[]', b'"flags":["new"]'),
+        (b'"flags":[]', b'"flags":[null]'),
+        (b'"flags":[]', b'"flags":{}'),
+        (b'"launch":"eager"', b'"launch":"lazy"'),
+        (b'"clock":"virtual"', b'"clock":"sundial"'),
+        (b'"duty":"sustained"', b'"duty":"lazy"'),
+        (b'"cache":"cold_rotate"', b'"cache":"cold"'),
+        (b'"kind":"record"', b'"kind":"Record"'),
+        (b'"kind":"record"', b'"kind":null'),
+        (b'"kind":"record",', b""),
+        (b'"round":0', b'"round":0,"rate":1'),
+        (b'"m":64', b'"m":64},"x":{'),
+        (b'"repeats":', b'"__class__":1,"repeats":'),
+        (b'"kind":"record"', b'"kind":"record","__reduce__":[]'),
+        (b'"error":', b'"__proto__":{},"error":'),
+        (b'"round":0,', b""),
+        (b'"work":{', b'"work":null,"x":{'),
+        (b'"identity":{', b'"identity":[],"x":{'),
+        (b'"params":{', b'"params":[],"x":{'),
+        (b'"extras":{}', b'"extras":[]'),
+        (b'"extras":{}', b'"extras":{"a":null}'),
+        (b'"extras":{}', b'"extras":{"a":{"b":1}}'),
+        (b'"reason":null', b'"reason":0'),
+        (b'"reason":null', b'"reason":[]'),
+        (b'"samples_s":[', b'"samples_s":["0.001",'),
+        (b'"samples_s":[', b'"samples_s":[null,'),
+        (b'"gemm_flops":', b'"gemm_flops":-'),
+    ]:
         yield Hostile(f"{old.decode()} as {new.decode()}"[:60], _put(old, new), "line 2")
 
 
 def _texts() -> Iterator[Hostile]:
     """Accepted by the reader, because they are strings; refused by the check, because somebody will look at them."""
     for name, char in {
-        "escape": "\\u001b[31m", "title": "\\u001b]0;owned\\u0007", "csi": "\\u009b2J", "bell": "\\u0007", "delete": "\\u007f",
-        "return": "\\r", "line feed": "\\n", "tab": "\\t", "zero": "\\u0000", "backspace": "\\b\\b\\b", "override": "\\u202e",
-        "embedding": "\\u202a", "isolate": "\\u2066", "mark": "\\u200f", "zero width": "\\u200b", "joiner": "\\u200d",
-        "byte order": "\\ufeff", "soft hyphen": "\\u00ad", "line separator": "\\u2028", "paragraph": "\\u2029", "tag": "\\udb40\\udc41",
-        "private": "\\ue000", "annotation": "\\ufff9",
-    }.items():  # fmt: skip
+        "escape": "\\u001b[31m",
+        "title": "\\u001b]0;owned\\u0007",
+        "csi": "\\u009b2J",
+        "bell": "\\u0007",
+        "delete": "\\u007f",
+        "return": "\\r",
+        "line feed": "\\n",
+        "tab": "\\t",
+        "zero": "\\u0000",
+        "backspace": "\\b\\b\\b",
+        "override": "\\u202e",
+        "embedding": "\\u202a",
+        "isolate": "\\u2066",
+        "mark": "\\u200f",
+        "zero width": "\\u200b",
+        "joiner": "\\u200d",
+        "byte order": "\\ufeff",
+        "soft hyphen": "\\u00ad",
+        "line separator": "\\u2028",
+        "paragraph": "\\u2029",
+        "tag": "\\udb40\\udc41",
+        "private": "\\ue000",
+        "annotation": "\\ufff9",
+    }.items():
         yield Hostile(f"text {name}", _put(b'"reason":null', f'"reason":"a{char}b"'.encode()), "characters in its text")
     escape = "\\u001b[31m"
     for name, old, new, line in [
-        ("workload", '"workload":"matmul"', f'"workload":"{escape}"', 1), ("parameter", '"m":64', f'"{escape}":1,"m":64', 1),
-        ("value", '"m":64', f'"m":"{escape}"', 1), ("fact", '"extras":{}', f'"extras":{{"{escape}":1}}', 1),
-        ("fact's value", '"extras":{}', f'"extras":{{"a":"{escape}"}}', 1), ("dtype", '"dtype":"float32"', f'"dtype":"{escape}"', 1),
-        ("data", '"data":"normal"', f'"data":"{escape}"', 1), ("reasons", '"reasons":{', f'"reasons":{{"{escape}":"x",', 1),
-        ("begin", '"started":"', f'"started":"{escape}', 1), ("device", '"name":"', f'"name":"{escape}', 0),
-        ("version", '"version":"', f'"version":"{escape}', 0), ("argument", '"argv":[', f'"argv":["{escape}",', 0),
-        ("software", '"software":{', f'"software":{{"{escape}":"1",', 0), ("cpu", '"cpu":"', f'"cpu":"{escape}', 0),
+        ("workload", '"workload":"matmul"', f'"workload":"{escape}"', 1),
+        ("parameter", '"m":64', f'"{escape}":1,"m":64', 1),
+        ("value", '"m":64', f'"m":"{escape}"', 1),
+        ("fact", '"extras":{}', f'"extras":{{"{escape}":1}}', 1),
+        ("fact's value", '"extras":{}', f'"extras":{{"a":"{escape}"}}', 1),
+        ("dtype", '"dtype":"float32"', f'"dtype":"{escape}"', 1),
+        ("data", '"data":"normal"', f'"data":"{escape}"', 1),
+        ("reasons", '"reasons":{', f'"reasons":{{"{escape}":"x",', 1),
+        ("begin", '"started":"', f'"started":"{escape}', 1),
+        ("device", '"name":"', f'"name":"{escape}', 0),
+        ("version", '"version":"', f'"version":"{escape}', 0),
+        ("argument", '"argv":[', f'"argv":["{escape}",', 0),
+        ("software", '"software":{', f'"software":{{"{escape}":"1",', 0),
+        ("cpu", '"cpu":"', f'"cpu":"{escape}', 0),
         ("series", '"series":{', f'"series":{{"{escape}":{{"t_s":[],"values":[]}},', 1),
-    ]:  # fmt: skip
+    ]:
         yield Hostile(f"text in {name}", _put(old.encode(), new.encode(), line=line), "characters in its text")
 
 
@@ -250,10 +381,20 @@ def _lies() -> Iterator[Hostile]:
     for name, old, new, says in [
         ("no samples", b"[" + b",".join([b"0.001"] * 8) + b"]", b"[]", "status ok with 0 samples"),
         ("a reason for nothing", b'"reason":null', b'"reason":"why not"', "needs no reason"),
-        ("a failure that was measured", b'"status":"ok","reason":null', b'"status":"oom","reason":"x"', "status oom with 8"),
+        (
+            "a failure that was measured",
+            b'"status":"ok","reason":null',
+            b'"status":"oom","reason":"x"',
+            "status oom with 8",
+        ),
         ("more work", b'"gemm_flops":', b'"gemm_flops":9', "not what these parameters come to"),
         ("tokens from nowhere", b'"tokens":0', b'"tokens":4096', "not what these parameters come to"),
-        ("another type", b'"identity":{"dtype":"float32"', b'"identity":{"dtype":"bfloat16"', "and its parameters say float32"),
+        (
+            "another type",
+            b'"identity":{"dtype":"float32"',
+            b'"identity":{"dtype":"bfloat16"',
+            "and its parameters say float32",
+        ),
         ("a number as a word", b'"m":64', b'"m":"64"', "m must be of type int"),
         ("true as a number", b'"m":64', b'"m":true', "m must be of type int"),
         ("no time", b"0.001,", b"0.0,", "took no time"),
@@ -264,9 +405,14 @@ def _lies() -> Iterator[Hostile]:
         ("when", b'"started":"2026', b'"started":"yesterday 2026', "UTC times in ISO 8601"),
         ("stopped twice", b'"stop":"precise"', b'"stop":"time"', "which its flags contradict"),
         ("colder than space", b'"series":{', b'"series":{"temperature_c":{"t_s":[0],"values":[-300]},', "-300"),
-        ("moments without values", b'"series":{', b'"series":{"clock_hz":{"t_s":[0],"values":[]},', "1 moments for 0 values"),
+        (
+            "moments without values",
+            b'"series":{',
+            b'"series":{"clock_hz":{"t_s":[0],"values":[]},',
+            "1 moments for 0 values",
+        ),
         ("negative power", b'"series":{', b'"series":{"power_average_w":{"t_s":[0],"values":[-5]},', "-5 W"),
-    ]:  # fmt: skip
+    ]:
         yield Hostile(f"lie: {name}", _put(old, new), says)
     yield Hostile("lie: twice", lambda sound: sound + _lines(sound)[1] + b"\n", "a second record of round 0")
     yield Hostile("lie: another chip", _session_text('"chip":null', '"chip":"h100-sxm"'), "whose driver never reports")
@@ -339,10 +485,39 @@ def _shuffle(rng: random.Random, made: bytearray) -> bytearray:
 
 _EDITS = (_flip, _cut, _double, _token, _number, _number, _string, _string, _shuffle)
 _TOKENS = (
-    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\n", b"null", b"true", b"NaN", b"1e999", b"-", b"\0", b"\xff", b"\\ud800",
-    b"\xef\xbb\xbf", b"[[[[[[[[[[[[[[[[[[[[", b'{"a":' * 20, b'"' * 9, b"\xe2\x80\xae", b"\x1b[2J", b"../../../etc/passwd", b"=1+1",
-    b'"kind":"session"', b'"kind":"record"', b"<script>", b"%s%s%n", b"{0.__class__}", b"$(touch owned)", b"`id`",
-)  # fmt: skip
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b'"',
+    b"\\",
+    b"\n",
+    b"null",
+    b"true",
+    b"NaN",
+    b"1e999",
+    b"-",
+    b"\0",
+    b"\xff",
+    b"\\ud800",
+    b"\xef\xbb\xbf",
+    b"[[[[[[[[[[[[[[[[[[[[",
+    b'{"a":' * 20,
+    b'"' * 9,
+    b"\xe2\x80\xae",
+    b"\x1b[2J",
+    b"../../../etc/passwd",
+    b"=1+1",
+    b'"kind":"session"',
+    b'"kind":"record"',
+    b"<script>",
+    b"%s%s%n",
+    b"{0.__class__}",
+    b"$(touch owned)",
+    b"`id`",
+)
 
 
 def _lines(content: bytes) -> list[bytes]:

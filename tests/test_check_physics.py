@@ -27,7 +27,9 @@ def judged(build: Any, tmp_path: Path) -> Callable[..., list[Finding]]:
     return judged
 
 
-def at(build: Any, rate: float, params: dict[str, Any], workload: str = "matmul", per: str = "flops", **fields: Any) -> Record:
+def at(
+    build: Any, rate: float, params: dict[str, Any], workload: str = "matmul", per: str = "flops", **fields: Any
+) -> Record:
     """A record that comes to this rate of FLOP or bytes."""
     one = build.record(workload=workload, params=params)
     work = one.work.gemm_flops + one.work.attention_flops if per == "flops" else one.work.bytes
@@ -41,13 +43,17 @@ def levels(found: Sequence[Finding], code: str) -> set[str]:
 def test_a_genuine_h100_passes_without_a_word(build: Any, judged: Any) -> None:
     """794 TFLOP/s in a burst and 3.0 TB/s are what others measured (stas00/ml-engineering)."""
     records = [
-        at(build, 794e12, BF16), at(build, 3.0e12, COPY, "memory_copy", "bytes"), at(build, 2.4e12, DECODE, "decode", "bytes"),
+        at(build, 794e12, BF16),
+        at(build, 3.0e12, COPY, "memory_copy", "bytes"),
+        at(build, 2.4e12, DECODE, "decode", "bytes"),
         at(build, 400e12, TRAIN, "train_step"),
-    ]  # fmt: skip
+    ]
     assert judged(records) == []
 
 
-@pytest.mark.parametrize(("share", "level"), [(0.99, None), (1.05, "quarantine"), (1.14, "quarantine"), (1.2, "error"), (50, "error")])
+@pytest.mark.parametrize(
+    ("share", "level"), [(0.99, None), (1.05, "quarantine"), (1.14, "quarantine"), (1.2, "error"), (50, "error")]
+)
 def test_flops_above_the_datasheet_are_set_apart_and_far_above_refused(
     build: Any, judged: Any, share: float, level: str | None
 ) -> None:
@@ -77,7 +83,9 @@ def test_an_unknown_chip_has_no_datasheet_and_passes(build: Any, judged: Any) ->
     assert judged([at(build, 1e18, BF16)], devices=[board(build, "Some New Board", chip=None)]) == []
 
 
-@pytest.mark.parametrize(("told", "name"), [("l4", "NVIDIA H100 80GB HBM3"), (None, "NVIDIA H100 80GB HBM3"), ("h100-sxm", "NVIDIA L4x")])
+@pytest.mark.parametrize(
+    ("told", "name"), [("l4", "NVIDIA H100 80GB HBM3"), (None, "NVIDIA H100 80GB HBM3"), ("h100-sxm", "NVIDIA L4x")]
+)
 def test_a_chip_is_known_by_its_drivers_name_alone(build: Any, judged: Any, told: str | None, name: str) -> None:
     assert levels(judged([timed(build)], devices=[replace(board(build), name=name, chip=told)]), "chip") == {"error"}
 
@@ -100,21 +108,35 @@ def test_decode_faster_than_the_best_copy_is_set_apart(build: Any, judged: Any) 
 
 def test_another_boards_product_is_no_roof(build: Any, judged: Any) -> None:
     slow = replace(at(build, 100e12, BF16), device=1)
-    assert judged([slow, at(build, 400e12, TRAIN, "train_step")], devices=[board(build), board(build, uuid="1" * 16)], speeds=[]) == []
+    assert (
+        judged(
+            [slow, at(build, 400e12, TRAIN, "train_step")],
+            devices=[board(build), board(build, uuid="1" * 16)],
+            speeds=[],
+        )
+        == []
+    )
 
 
 def metered(build: Any, power_w: float, *, told_w: float | None = None, flags: Sequence[str] = ()) -> Record:
     energy = Energy(
-        joules=power_w * 5.2, window_s=5.2, method="counter_tick", boundary="gpu_board", uncertainty=0.05,
+        joules=power_w * 5.2,
+        window_s=5.2,
+        method="counter_tick",
+        boundary="gpu_board",
+        uncertainty=0.05,
         uncertainty_same_board=0.01,
-    )  # fmt: skip
+    )
     values = [told_w or power_w] * 52
     series = {"power_w": Series(t_s=[0.1 * n for n in range(52)], values=values)}
     telemetry = Telemetry(window_s=5.3, period_s=0.1, busy=0.0, series=series, changes={}, state={})
     return replace(timed(build), energy=energy, telemetry=telemetry, flags=list(flags))
 
 
-@pytest.mark.parametrize(("power_w", "level"), [(650, None), (740, None), (800, "quarantine"), (1100, "error"), (60, None), (50, "quarantine")])
+@pytest.mark.parametrize(
+    ("power_w", "level"),
+    [(650, None), (740, None), (800, "quarantine"), (1100, "error"), (60, None), (50, "quarantine")],
+)
 def test_power_lies_between_idle_and_limit(build: Any, judged: Any, power_w: float, level: str | None) -> None:
     found = judged([metered(build, power_w)])
     assert levels(found, "energy") == ({level} if level else set())
@@ -155,7 +177,10 @@ def test_a_larger_product_is_not_faster(build: Any, judged: Any) -> None:
 
 def test_a_batch_that_costs_far_more_than_its_share_is_worth_a_note(build: Any, judged: Any) -> None:
     alone, many = DECODE, {**DECODE, "batch": 4}
-    one, four = (rounds(build, 10e-3, workload="decode", params=alone), rounds(build, 90e-3, workload="decode", params=many))
+    one, four = (
+        rounds(build, 10e-3, workload="decode", params=alone),
+        rounds(build, 90e-3, workload="decode", params=many),
+    )
     (finding,) = judged([*one, *four])
     assert (finding.level, finding.code) == ("note", "batch")
     assert "4 times the batch" in finding.message
@@ -211,19 +236,28 @@ def test_a_simulated_clock_belongs_to_a_simulated_device(build: Any, judged: Any
 def machines(build: Any, steps_s: Sequence[float], **fields: Any) -> list[ResultFile]:
     return [
         replace(
-            run(build, rounds(build, step_s, params=BF16), session=f"{number:016x}", devices=[board(build, uuid=f"{number:016x}", **fields)]),
+            run(
+                build,
+                rounds(build, step_s, params=BF16),
+                session=f"{number:016x}",
+                devices=[board(build, uuid=f"{number:016x}", **fields)],
+            ),
             name=f"{number}.jsonl",
         )
         for number, step_s in enumerate(steps_s, start=1)
-    ]  # fmt: skip
+    ]
 
 
-@pytest.mark.parametrize(("factor", "apart"), [(1.0, False), (0.95, False), (1.4, False), (0.8, True), (1.7, True), (10.0, True)])
+@pytest.mark.parametrize(
+    ("factor", "apart"), [(1.0, False), (0.95, False), (1.4, False), (0.8, True), (1.7, True), (10.0, True)]
+)
 def test_a_machine_far_from_the_others_is_set_apart_and_told_how_to_appeal(
     build: Any, tmp_path: Path, factor: float, apart: bool
 ) -> None:
     others = machines(build, [2.00e-3, 2.02e-3, 1.98e-3, 2.01e-3])
-    mine = run(build, rounds(build, 2e-3 * factor, params=BF16), session="f" * 16, devices=[board(build, uuid="f" * 16)])
+    mine = run(
+        build, rounds(build, 2e-3 * factor, params=BF16), session="f" * 16, devices=[board(build, uuid="f" * 16)]
+    )
     bands = Bands(others)
     found = check(build.write(tmp_path / "x.jsonl", mine), lambda file: bands)
     assert levels(found, "band") == ({"quarantine"} if apart else set())
@@ -236,7 +270,10 @@ def test_a_machine_far_from_the_others_is_set_apart_and_told_how_to_appeal(
 def test_two_others_make_no_band_and_ones_own_runs_none_at_all(build: Any) -> None:
     far = machines(build, [2e-3, 2e-3, 20e-3])
     assert quarantined([far[2]], far) == {}
-    own = [msgspec.structs.replace(one, session=replace(one.session, devices=[board(build)])) for one in machines(build, [2e-3] * 5)]
+    own = [
+        msgspec.structs.replace(one, session=replace(one.session, devices=[board(build)]))
+        for one in machines(build, [2e-3] * 5)
+    ]
     mine = run(build, rounds(build, 20e-3, params=BF16), session="f" * 16)
     assert quarantined([mine], own) == {}
 

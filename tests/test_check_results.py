@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from boards import rounds, run
 from bench import commands, record
 from bench.analyze import history, place, published
 from bench.analyze.history import Notice
+from bench.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "check_results"
 
@@ -29,9 +32,13 @@ def clone(tmp_path: Path, build: Any) -> Path:
     (top / "results" / "README.md").write_text("The table.\n")
     commands.submit(build.write(tmp_path / "a.jsonl", run(build, rounds(build, 1e-3))), to=top / "results")
     for words in (
-        ["init", "-q", "-b", "main"], ["config", "user.name", "A"], ["config", "user.email", "a@b"], ["add", "."],
-        ["commit", "-q", "-m", "first"], ["switch", "-q", "-c", "offer"],
-    ):  # fmt: skip
+        ["init", "-q", "-b", "main"],
+        ["config", "user.name", "A"],
+        ["config", "user.email", "a@b"],
+        ["add", "."],
+        ["commit", "-q", "-m", "first"],
+        ["switch", "-q", "-c", "offer"],
+    ):
         subprocess.run(["git", "-C", str(top), *words], check=True)
     return top
 
@@ -41,43 +48,76 @@ def only(clone: Path) -> Path:
     return path
 
 
-def checked(clone: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, str(SCRIPT), "--in", str(clone), *words], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def main() -> Callable[[list[str]], int]:
+    """The script's own main, without starting a process each time."""
+    loader = SourceFileLoader("check_results", str(SCRIPT))
+    module = module_from_spec(spec_from_loader("check_results", loader))  # type: ignore[arg-type]
+    loader.exec_module(module)
+    return module.main  # type: ignore[no-any-return]
 
 
-def committed(clone: Path) -> "subprocess.CompletedProcess[str]":
-    subprocess.run(["git", "-C", str(clone), "add", "-A", "-f"], check=True)
-    subprocess.run(["git", "-C", str(clone), "commit", "-q", "-m", "offer"], check=True)
-    return checked(clone, "--since", "main")
+@pytest.fixture
+def checked(clone: Path, main: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Exit status and output of the script on the clone."""
+
+    def checked(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        return main(["--in", str(clone), *words]), capsys.readouterr().out
+
+    return checked
 
 
-def test_what_submit_made_passes(clone: Path, build: Any, tmp_path: Path) -> None:
-    whole = checked(clone)
-    assert (whole.returncode, whole.stderr) == (0, "")
-    assert whole.stdout.endswith("jsonl: accepted\n")
+@pytest.fixture
+def committed(clone: Path, checked: Any) -> Callable[[], tuple[int, str]]:
+    """The same for a branch of what has changed in the clone."""
+
+    def committed() -> tuple[int, str]:
+        subprocess.run(["git", "-C", str(clone), "add", "-A", "-f"], check=True)
+        subprocess.run(["git", "-C", str(clone), "commit", "-q", "-m", "offer"], check=True)
+        return checked("--since", "main")  # type: ignore[no-any-return]
+
+    return committed
+
+
+def test_what_submit_made_passes(clone: Path, build: Any, tmp_path: Path, checked: Any, committed: Any) -> None:
+    status, said = checked()
+    assert status == 0
+    assert said.endswith("jsonl: accepted\n")
     another = build.write(tmp_path / "b.jsonl", run(build, rounds(build, 1.1e-3), session="b" * 16))
     done = commands.submit(another, to=clone / "results")
     commands.submit(to=clone / "results", retract=done["id"])
-    offered = committed(clone)
-    assert offered.returncode == 0, offered.stdout
-    assert offered.stdout.count("accepted") == 2
+    status, said = committed()
+    assert status == 0, said
+    assert said.count("accepted") == 2
 
 
-def test_a_branch_that_adds_no_results_has_nothing_to_be_checked(clone: Path) -> None:
+def test_a_branch_that_adds_no_results_has_nothing_to_be_checked(clone: Path, committed: Any) -> None:
     (clone / "code.py").write_text("")
-    assert committed(clone).returncode == 0
+    assert committed()[0] == 0
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda path: path.write_bytes(path.read_bytes().replace(b"0.001,", b"0.0009,", 1)), "changed, and what is in the table"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().replace(b"0.001,", b"0.0009,", 1)),
+            "changed, and what is in the table",
+        ),
         (lambda path: path.unlink(), "removed, and what is in the table"),
         (lambda path: path.rename(path.with_name("x.jsonl")), "removed"),
         (lambda path: path.with_name("x.jsonl").write_bytes(path.read_bytes()), "let `accelmark submit` place it"),
         (lambda path: path.with_name("note.txt").write_text("hello"), "nor a notice beside one"),
-        (lambda path: (path.parent / "deep").mkdir() or (path.parent / "deep" / path.name).write_bytes(b""), "not <chip>/<machine>"),
-        (lambda path: (path.parents[1] / "Machine 1").mkdir() or (path.parents[1] / "Machine 1" / path.name).write_bytes(b""), "not <chip>"),
+        (
+            lambda path: (path.parent / "deep").mkdir() or (path.parent / "deep" / path.name).write_bytes(b""),
+            "not <chip>/<machine>",
+        ),
+        (
+            lambda path: (
+                (path.parents[1] / "Machine 1").mkdir() or (path.parents[1] / "Machine 1" / path.name).write_bytes(b"")
+            ),
+            "not <chip>",
+        ),
         (lambda path: path.with_name("20260101T000000Z-" + "0" * 16 + ".jsonl").symlink_to("/etc/passwd"), "a link"),
         (lambda path: (path.parents[1] / "linked").symlink_to("/etc"), "a link"),
         (lambda path: (path.parents[2] / "linked").symlink_to(path.parents[1]), "a link"),
@@ -85,13 +125,14 @@ def test_a_branch_that_adds_no_results_has_nothing_to_be_checked(clone: Path) ->
         (lambda path: path.with_name(f"{'0' * 16}-retract.json").write_text("{}"), "missing required field"),
         (lambda path: path.with_name("x.json").write_text("[" * 9999), "x.json"),
     ],
-)  # fmt: skip
-def test_what_does_not_belong_is_refused(clone: Path, spoil: Callable[[Path], object], says: str) -> None:
+)
+def test_what_does_not_belong_is_refused(
+    clone: Path, committed: Any, spoil: Callable[[Path], object], says: str
+) -> None:
     spoil(only(clone))
-    offered = committed(clone)
-    assert offered.returncode == 1
-    assert says in offered.stdout, offered.stdout
-    assert "Traceback" not in offered.stderr
+    status, said = committed()
+    assert status == 1
+    assert says in said, said
 
 
 def test_a_file_that_was_edited_after_submitting_no_longer_has_its_name(clone: Path) -> None:
@@ -102,13 +143,13 @@ def test_a_file_that_was_edited_after_submitting_no_longer_has_its_name(clone: P
     assert "it was edited or moved" in finding.message
 
 
-def test_code_and_results_come_apart(clone: Path, build: Any, tmp_path: Path) -> None:
+def test_code_and_results_come_apart(clone: Path, build: Any, tmp_path: Path, committed: Any) -> None:
     another = build.write(tmp_path / "b.jsonl", run(build, rounds(build, 1.1e-3), session="b" * 16))
     commands.submit(another, to=clone / "results")
     (clone / "code.py").write_text("")
-    offered = committed(clone)
-    assert offered.returncode == 1
-    assert "code.py: error: no part of the table" in offered.stdout
+    status, said = committed()
+    assert status == 1
+    assert "code.py: error: no part of the table" in said
 
 
 @pytest.mark.parametrize(
@@ -138,12 +179,20 @@ def test_one_run_stands_in_the_table_once(clone: Path, build: Any, tmp_path: Pat
     assert {finding.code for finding in published.check_table(clone / "results")} == {"twice", "missing"}
 
 
-def test_what_cannot_be_done_is_said_in_a_sentence(clone: Path) -> None:
-    for words in (["--since", "nowhere"], ["--all"], ["/etc/passwd"]):
-        done = checked(clone, *words)
-        assert done.returncode == 2
-        assert done.stderr.startswith("check_results: ")
+@pytest.mark.parametrize("words", [["--since", "nowhere"], ["--all"], ["/etc/passwd"]])
+def test_what_cannot_be_done_is_said_in_a_sentence(checked: Any, words: list[str]) -> None:
+    with pytest.raises(UserError):
+        checked(*words)
+
+
+def test_the_script_runs_from_anywhere(clone: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(SCRIPT), "--in", str(clone)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
     assert subprocess.run([SCRIPT, "--help"], capture_output=True).returncode == 0
+    bad = subprocess.run([sys.executable, str(SCRIPT), "--since"], capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("check_results: ")
 
 
 def test_the_workflow_runs_this_script_and_nothing_of_the_strangers() -> None:

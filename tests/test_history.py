@@ -62,14 +62,22 @@ def test_a_notice_works_only_beside_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"{}", b"[]", b"null", b'{"action":"delete","id":"aaaaaaaaaaaaaaaa","reason":"x"}',
-        b'{"action":"retract","id":"../../etc/passwd","reason":"x"}', b'{"action":"retract","id":"aaaaaaaaaaaaaaaa","reason":""}',
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"action":"delete","id":"aaaaaaaaaaaaaaaa","reason":"x"}',
+        b'{"action":"retract","id":"../../etc/passwd","reason":"x"}',
+        b'{"action":"retract","id":"aaaaaaaaaaaaaaaa","reason":""}',
         b'{"action":"retract","id":"aaaaaaaaaaaaaaaa","reason":"x","by":"bbbbbbbbbbbbbbbb"}',
-        b'{"action":"supersede","id":"aaaaaaaaaaaaaaaa","reason":"x"}', b'{"action":"retract","id":"bbbbbbbbbbbbbbbb","reason":"x"}',
-        b'{"action":"retract","id":"aaaaaaaaaaaaaaaa","reason":"x","more":1}', b"[" * 100_000, b"x" * 20_000,
+        b'{"action":"supersede","id":"aaaaaaaaaaaaaaaa","reason":"x"}',
+        b'{"action":"retract","id":"bbbbbbbbbbbbbbbb","reason":"x"}',
+        b'{"action":"retract","id":"aaaaaaaaaaaaaaaa","reason":"x","more":1}',
+        b"[" * 100_000,
+        b"x" * 20_000,
         b'{"notice":2,"action":"retract","id":"aaaaaaaaaaaaaaaa","reason":"x"}',
     ],
-)  # fmt: skip
+)
 def test_a_broken_notice_does_nothing(tmp_path: Path, content: bytes) -> None:
     (one,) = laid(tmp_path, ONE)
     path = tmp_path / f"{ONE}-retract.json"
@@ -126,10 +134,20 @@ def test_an_id_is_told_by_the_name_of_a_submitted_file_alone(name: str, expected
         ("AMD EPYC 7763 64-Core Processor", "amd-epyc-7763-64-core-processor"),
         ("Intel(R) Xeon(R) @ 2.20GHz", "intel-r-xeon-r-2-20ghz"),
         ("../../etc/passwd", "etc-passwd"),
-        ("..", None), ("", None), ("昇腾", None), ("\x1b[31m", "31m"), ("local", "chip-local"), ("CON", "chip-con"),
-        ("COM1", "chip-com1"), ("x" * 500, "x" * 40), ("Gerät", "gerat"), ("/abs", "abs"), ("a\0b", "a-b"), (".hidden", "hidden"),
+        ("..", None),
+        ("", None),
+        ("昇腾", None),
+        ("\x1b[31m", "31m"),
+        ("local", "chip-local"),
+        ("CON", "chip-con"),
+        ("COM1", "chip-com1"),
+        ("x" * 500, "x" * 40),
+        ("Gerät", "gerat"),
+        ("/abs", "abs"),
+        ("a\0b", "a-b"),
+        (".hidden", "hidden"),
     ],
-)  # fmt: skip
+)
 def test_a_folder_is_named_safely_whatever_the_driver_says(text: str, name: str | None) -> None:
     made = place.slug(text)
     assert place.FOLDER.fullmatch(made)

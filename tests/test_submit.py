@@ -14,23 +14,43 @@ import pytest
 from boards import board, replace, rounds, run, timed
 
 from bench import commands, record
-from bench.analyze import deliver, history, place, redact, submit
+from bench.analyze import deliver, history, place, redact
 from bench.analyze.check import check
 from bench.analyze.table import expand
 from bench.errors import UserError
 
 SECRETS = [
-    "alice", "Alice Liddell", "lab-node-17", "wonderland.ac.uk", "10.20.30.40", "fe80::1ff:fe23:4567:890a", "2001:db8::8a2e:370:7334",
-    "00:1b:44:11:3a:b7", "00-1B-44-11-3A-B7", "GPU-3d3dbb3b-7f0d-6f70-5de2-b3e3c5f5f0a1", "3d3dbb3b-7f0d-6f70-5de2-b3e3c5f5f0a1",
-    "1324021012345", "alice@wonderland.org", "/home/alice/secret/llama.toml", "C:\\Users\\alice\\m.toml", "~alice", "rabbithole",
-    "serial number: X7Q99ZZ1", "printer.local",
-]  # fmt: skip
+    "alice",
+    "Alice Liddell",
+    "lab-node-17",
+    "wonderland.ac.uk",
+    "10.20.30.40",
+    "fe80::1ff:fe23:4567:890a",
+    "2001:db8::8a2e:370:7334",
+    "00:1b:44:11:3a:b7",
+    "00-1B-44-11-3A-B7",
+    "GPU-3d3dbb3b-7f0d-6f70-5de2-b3e3c5f5f0a1",
+    "3d3dbb3b-7f0d-6f70-5de2-b3e3c5f5f0a1",
+    "1324021012345",
+    "alice@wonderland.org",
+    "/home/alice/secret/llama.toml",
+    "C:\\Users\\alice\\m.toml",
+    "~alice",
+    "rabbithole",
+    "serial number: X7Q99ZZ1",
+    "printer.local",
+]
 
 
 @pytest.fixture(autouse=True)
 def _somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user and a host with names to be found."""
-    for name, value in {"USER": "alice", "LOGNAME": "alice", "HOSTNAME": "lab-node-17", "SLURM_JOB_ACCOUNT": "rabbithole"}.items():
+    for name, value in {
+        "USER": "alice",
+        "LOGNAME": "alice",
+        "HOSTNAME": "lab-node-17",
+        "SLURM_JOB_ACCOUNT": "rabbithole",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(platform, "node", lambda: "lab-node-17.wonderland.ac.uk")
     monkeypatch.setattr(redact, "_full_name", lambda: ["Alice Liddell", "Alice", "Liddell"])
@@ -63,12 +83,21 @@ def planted(build: Any, secret: str) -> record.ResultFile:
     failed = replace(build.failed("crash", round=1), reason=text, extras={"note": text})
     session = run(build, [one, failed]).session
     device = board(build, capabilities={"power_w": text, text: "ok"}, driver=text, spec=f"nvidia:{secret}")
-    host = replace(session.host, kernel=f"6.1.0-{secret}", governor=text, settings={"note": text, text: "x"}, virtualisation=text)
+    host = replace(
+        session.host, kernel=f"6.1.0-{secret}", governor=text, settings={"note": text, text: "x"}, virtualisation=text
+    )
     preflight = [record.Finding(code="note", message=text)]
     return run(
-        build, [one, failed], devices=[device], host=host, preflight=preflight, software={"torch": "2.11.0+cu130", "note": text},
-        argv=["accelmark", "run", "--out", secret, f"--model={secret}", text], suite=text, reasons={"note": text},
-    )  # fmt: skip
+        build,
+        [one, failed],
+        devices=[device],
+        host=host,
+        preflight=preflight,
+        software={"torch": "2.11.0+cu130", "note": text},
+        argv=["accelmark", "run", "--out", secret, f"--model={secret}", text],
+        suite=text,
+        reasons={"note": text},
+    )
 
 
 @pytest.mark.parametrize("secret", SECRETS)
@@ -86,8 +115,12 @@ def test_what_is_not_secret_is_left_as_it_is(build: Any, golden: Path) -> None:
     file = record.read(golden)
     assert redact.redacted(file) == (file, {})
     texts = {
-        "torch": "2.11.0+cu130", "cudnn": "9.1.0.70", "driver": "31.0.15.4601", "kernel": "6.18.44-fc-v669", "python": "3.11.7",
-    }  # fmt: skip
+        "torch": "2.11.0+cu130",
+        "cudnn": "9.1.0.70",
+        "driver": "31.0.15.4601",
+        "kernel": "6.18.44-fc-v669",
+        "python": "3.11.7",
+    }
     file = run(build, [timed(build)], software=texts)
     assert redact.redacted(file)[0].session.software == texts
     for text in ("c10::Error", "at::native::add", "needs 85899345920 bytes", "at 17:13:42.420", "0.1 W", "16 x 4096"):
@@ -100,7 +133,9 @@ def test_a_user_who_is_called_like_a_model_or_a_chip_takes_nothing_out(
     for name in ("llama", "nvidia", "matmul", "root", "gpu", "float32", "h100"):
         monkeypatch.setenv("USER", name)
         monkeypatch.setenv("LOGNAME", name)
-        decode = timed(build, workload="decode", params={"model": "llama-3.1-8b", "batch": 1, "context": 512, "dtype": "float32"})
+        decode = timed(
+            build, workload="decode", params={"model": "llama-3.1-8b", "batch": 1, "context": 512, "dtype": "float32"}
+        )
         file = run(build, [decode, timed(build)])
         assert redact.redacted(file)[0] == file
 
@@ -172,7 +207,9 @@ def test_a_run_with_more_in_it_replaces_only_when_told_to(build: Any, local: Pat
     assert submitted(local, root, supersede=first["id"], reason="two rounds more")["files"][0]["new"] is False
 
 
-def test_retracting_hides_and_keeps_and_proves_its_author(local: Path, root: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_retracting_hides_and_keeps_and_proves_its_author(
+    local: Path, root: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     first = submitted(local, root)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "stranger"))
     stranger = commands.submit(to=root, retract=first["id"], dry_run=True)
@@ -300,8 +337,11 @@ def clone(tmp_path: Path) -> Path:
     top = tmp_path / "clone"
     (top / "results").mkdir(parents=True)
     for words in (
-        ["init", "-q", "-b", "main"], ["config", "user.name", "A"], ["config", "user.email", "a@b"], ["commit", "-q", "--allow-empty", "-m", "first"],
-    ):  # fmt: skip
+        ["init", "-q", "-b", "main"],
+        ["config", "user.name", "A"],
+        ["config", "user.email", "a@b"],
+        ["commit", "-q", "--allow-empty", "-m", "first"],
+    ):
         subprocess.run(["git", "-C", str(top), *words], check=True)
     return top
 
@@ -340,7 +380,9 @@ def test_a_shared_folder_has_no_git_commands(local: Path, root: Path) -> None:
 
 def accelmark(*words: str) -> "subprocess.CompletedProcess[bytes]":
     top = str(Path(__file__).parents[1])
-    return subprocess.run([sys.executable, "-m", "bench", *words], capture_output=True, env={**os.environ, "PYTHONPATH": top})
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *words], capture_output=True, env={**os.environ, "PYTHONPATH": top}
+    )
 
 
 def test_on_the_command_line_a_dry_run_gives_the_bytes_and_nothing_else(local: Path, root: Path) -> None:

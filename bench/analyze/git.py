@@ -48,7 +48,11 @@ def _try(top: Path, *words: str) -> str:
 def _git(top: Path, *words: str, env: Mapping[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(top), *words], capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}
+            ["git", "-C", str(top), *words],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, **(env or {})},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"git {words[0]} could not be run: {error}") from None

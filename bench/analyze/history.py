@@ -61,7 +61,7 @@ def read_notice(path: Path) -> Notice:
 
 
 def current(paths: Iterable[Path]) -> list[Path]:
-    """The files that count: those that no notice in their folder takes out. A notice that cannot be read does nothing."""
+    """The files that count: those that no notice beside them takes out. A notice that cannot be read does nothing."""
     present: dict[Path, set[str]] = {}
     return [path for path in paths if not _gone(path, present)]
 

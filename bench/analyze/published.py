@@ -32,7 +32,9 @@ def check_table(root: Path, paths: Iterable[Path] | None = None) -> list[Finding
 
 def everything(root: Path) -> list[Path]:
     """What lies in the table: every file, and every link, that is not one of its pages."""
-    found = [Path(folder) / name for folder, folders, names in os.walk(root) for name in names + _links(folder, folders)]
+    found = [
+        Path(folder) / name for folder, folders, names in os.walk(root) for name in names + _links(folder, folders)
+    ]
     ours = [path for path in found if path.relative_to(root).parts[0] not in _NOT_OURS]
     return sorted(path for path in ours if not (path.parent == root and path.name in _PAGES))
 

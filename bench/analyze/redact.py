@@ -25,19 +25,38 @@ from bench.text import plain
 
 # Names that many machines and accounts share tell nobody apart, and stand in texts for other reasons.
 _COMMON = frozenset(
-    "root user users admin administrator ubuntu debian fedora centos rocky ec2-user opc jovyan vscode runner nobody guest "
-    "docker container localhost localdomain local host node server home test default cpu gpu gpus npu cuda rocm torch "
-    "python linux darwin windows nvidia amd intel apple ascend huawei virtual eager graph queued normal tokens none auto "
-    "benchmark accelmark results quick standard full main".split()
+    {
+        *(
+            "root",
+            "user",
+            "users",
+            "admin",
+            "administrator",
+            "guest",
+            "nobody",
+            "test",
+            "default",
+            "main",
+            "home",
+            "none",
+        ),
+        *("ubuntu", "debian", "fedora", "centos", "rocky", "ec2-user", "opc", "jovyan", "vscode", "runner"),
+        *("docker", "container", "localhost", "localdomain", "local", "host", "node", "server", "python", "torch"),
+        *("linux", "darwin", "windows", "cpu", "gpu", "gpus", "npu", "cuda", "rocm", "virtual", "auto"),
+        *("nvidia", "amd", "intel", "apple", "ascend", "huawei", "eager", "graph", "queued", "normal", "tokens"),
+        *("accelmark", "benchmark", "results", "quick", "standard", "full"),
+    }
 )
 # What a batch system, an account or a shell calls this machine and its user.
 _VARIABLES = (
-    "USER", "LOGNAME", "USERNAME", "SUDO_USER", "HOSTNAME", "COMPUTERNAME", "HOST", "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT",
-    "SLURM_CLUSTER_NAME", "SLURMD_NODENAME", "PBS_O_LOGNAME", "PBS_O_HOST",
-)  # fmt: skip
+    *("USER", "LOGNAME", "USERNAME", "SUDO_USER", "HOSTNAME", "COMPUTERNAME", "HOST"),
+    *("SLURM_JOB_USER", "SLURM_JOB_ACCOUNT", "SLURM_CLUSTER_NAME", "SLURMD_NODENAME", "PBS_O_LOGNAME", "PBS_O_HOST"),
+)
 _SHORTEST = 3  # characters: shorter names would be found in everything
 
-_UUID = re.compile(r"(?i)(?:(?:GPU|MIG)-){0,2}+(?<![0-9a-f])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID = re.compile(
+    r"(?i)(?:(?:GPU|MIG)-){0,2}+(?<![0-9a-f])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+)
 _MAC = re.compile(r"(?i)(?<![0-9a-f])[0-9a-f]{2}([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){4,6}(?![0-9a-f])")
 _MAIL = re.compile(r"[\w.+-]{1,64}@[\w-][\w.-]{0,200}")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")

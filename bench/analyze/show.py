@@ -149,9 +149,13 @@ def findings(found: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]
             for one in own
         ]
         apart = sum(one["level"] == "quarantine" for one in own)
-        lines.append(f"{name}: {'refused' if any(one['level'] == 'error' for one in own) else 'accepted'}" + (
-            f", {apart} of its findings are to be looked at: until then nothing is calibrated by these cases" * bool(apart)
-        ))
+        lines.append(
+            f"{name}: {'refused' if any(one['level'] == 'error' for one in own) else 'accepted'}"
+            + (
+                f", {apart} of its findings are to be looked at: until then nothing is calibrated by these cases"
+                * bool(apart)
+            )
+        )
     return lines
 
 

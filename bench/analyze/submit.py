@@ -86,7 +86,7 @@ def prepare(
     cleaned, removed = redacted(file, hide)
     proof = author.secret(cleaned.session.id)
     session = msgspec.structs.replace(cleaned.session, receipt=author.receipt(proof))
-    content = b"".join(record.encode(line) for line in (session, *cleaned.records))
+    content = record.encode(session) + b"".join(map(record.encode, cleaned.records))
     where = place.folder(session) / place.file_name(cleaned, content)
     findings = judge(str(root.joinpath(*where.parts)), content, history.beside(root), published=True)
     if any(one.level == "error" for one in findings):
@@ -208,7 +208,9 @@ def _known(piece: Piece, session: record.Session, supersede: str | None) -> Piec
             return Piece(root=piece.root, where=piece.where.with_name(path.name), content=path.read_bytes())
         known = place.file_id_of(path.name)
         if known != supersede:
-            raise UserError(f"run {session.id} is in the table as {known}, with other content: --supersede {known} replaces it")
+            raise UserError(
+                f"run {session.id} is in the table as {known}, with other content: --supersede {known} replaces it"
+            )
     return None
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 
 def texts(part: Any, field: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a line, or of a part of one, with the name of the field that it stands in; keys are strings too."""
+    """Every string of a line, or of a part of one, with the field that it stands in; keys are strings too."""
     if isinstance(part, str):
         yield field, part
     elif isinstance(part, msgspec.Struct):

@@ -15,7 +15,7 @@ from bench.analyze.check import band, contradiction, order, physics, safety
 from bench.analyze.check.band import Bands
 from bench.analyze.check.finding import Doubt, Finding, Level
 from bench.analyze.summary import summarize
-from bench.record import BadFile, ResultFile
+from bench.record import BadFile, Record, ResultFile, Session
 from bench.text import plain
 
 __all__ = ["Bands", "Beside", "Finding", "Key", "Level", "check", "judge", "nobody", "quarantined"]
@@ -96,17 +96,27 @@ def _physical(file: ResultFile, bands: Bands | None) -> Iterator[Doubt]:
 
 def _texts(file: ResultFile, published: bool) -> Iterator[tuple[int | None, Level, str, str]]:
     length = 0
-    for number, line in enumerate([file.session, *file.records], start=1):
+    lines: list[Session | Record] = [file.session, *file.records]
+    for number, line in enumerate(lines, start=1):
         found = list(texts.texts(line))
         length += sum(len(text) for _, text in found)
         if length > safety.MAX_TEXT:
-            yield number, "error", "text", f"over {safety.MAX_TEXT} characters of text: no run of ours has so much to say"
+            yield (
+                number,
+                "error",
+                "text",
+                f"over {safety.MAX_TEXT} characters of text: no run of ours has so much to say",
+            )
             return
         if message := safety.unsafe(text for _, text in found):
             yield number, "error", "text", message
         if kinds := redact.identifying(line, found):
             what = f"its text holds what may identify a person or a machine ({', '.join(kinds)})"
-            todo = ": submit it with `accelmark submit`, which takes that out" if published else ": `accelmark submit` takes it out"
+            todo = (
+                ": submit it with `accelmark submit`, which takes that out"
+                if published
+                else ": `accelmark submit` takes it out"
+            )
             yield number, "error" if published else "note", "privacy", what + todo
 
 

@@ -180,8 +180,8 @@ def _work(one: Record) -> Iterator[Said]:
         yield "error", "work", f"measured as {one.identity.dtype}, and its parameters say {case.dtype}"
     for key in ("num_parameters", "trained_parameters"):
         told, expected = one.extras.get(key), counted.get(key)
-        if isinstance(told, float | int) and isinstance(expected, float | int):
-            if abs(told - expected) > COUNTED * abs(expected):
-                say = f"{key} is {told:.4g}, and the model it is labelled with has {expected:.4g}"
-                yield "error", "parameters", f"{say}: another model was measured, or the label is wrong"
-
+        if not (isinstance(told, float | int) and isinstance(expected, float | int)):
+            continue
+        if abs(told - expected) > COUNTED * abs(expected):
+            say = f"{key} is {told:.4g}, and the model it is labelled with has {expected:.4g}"
+            yield "error", "parameters", f"{say}: another model was measured, or the label is wrong"

@@ -26,7 +26,7 @@ CACHE_BYTES = {"amd": 256 << 20}
 OTHER_CACHE_BYTES = 64 << 20
 # A whole step over the best product or copy of its own file: these have noise of their own, up to this.
 OVER_MEASURED, MOST_SPREAD = 1.10, 0.5
-# Mean power over seconds beside the enforced limit and beside idle; boards up to Hopper are off by 5 % (bench/energy.py).
+# Mean power over seconds beside the enforced limit and beside idle; boards may be off by 5 % (bench/energy.py).
 OVER_LIMIT, UNDER_IDLE = 1.10, 0.80
 # Counter or integral against the mean of what the power sensor told, where no flag says that they differ.
 POWER_APART = 0.25
@@ -70,8 +70,10 @@ def _datasheet(facts: DeviceFacts, one: Record) -> Iterator[tuple[Level, str, st
     peak, rate = known.peak_flops_per_s(dtype), flops / step_s
     if peak and rate > peak:
         level: Level = "error" if rate > FLOPS_OVER * peak else "quarantine"
-        say = f"{units.scaled(rate, 'FLOP/s')} of {dtype}, and {known.name}'s datasheet has {units.scaled(peak, 'FLOP/s')}"
-        hint = "is TF32 or sparsity on, or the type wrong?" if level == "error" else "a clock above the sheet's may do it"
+        say = f"{units.scaled(rate, 'FLOP/s')} of {dtype}, {known.name}'s datasheet has {units.scaled(peak, 'FLOP/s')}"
+        hint = (
+            "is TF32 or sparsity on, or the type wrong?" if level == "error" else "a clock above the sheet's may do it"
+        )
         yield level, "datasheet", f"{say} (refused above {FLOPS_OVER:.2f} times): {hint}"
     bandwidth, peak_bytes = one.work.bytes / step_s, known.memory_bytes_per_s
     if bandwidth > peak_bytes and one.workload not in _NOT_MEMORY and beyond_caches(facts, one.work.bytes):
@@ -116,7 +118,7 @@ def _above(one: Summary, work: int, roof: Summary | None, unit: str) -> Iterator
     best = (roof.flops_per_s if unit == "FLOP/s" else roof.bytes_per_s) or math.inf
     rate, noise = work / one.step_s, sum(min(each.spread or 0.0, MOST_SPREAD) for each in (one, roof))
     if rate > best * (OVER_MEASURED + noise):
-        say = f"{units.scaled(rate, unit)}, and the best {roof.first.workload} of this file does {units.scaled(best, unit)}"
+        say = f"{units.scaled(rate, unit)}, the best {roof.first.workload} of this file does {units.scaled(best, unit)}"
         todo = f"measure {roof.first.workload} again beside it, larger and with nothing else running"
         yield Doubt(
             level="quarantine", code="measured", records=tuple(one.valid),
@@ -136,7 +138,9 @@ def _energy(file: ResultFile, one: Record) -> Iterator[tuple[Level, str, str]]:
     most_w = limit_w if limit_w else energy.UNLIMITED_W / energy.ABOVE_LIMIT
     if power_w > OVER_LIMIT * most_w:
         level: Level = "error" if power_w > energy.ABOVE_LIMIT * most_w else "quarantine"
-        say = f"{told.joules:.4g} J in {told.window_s:.4g} s are {power_w:.4g} W, and the board's limit is {most_w:.4g} W"
+        say = (
+            f"{told.joules:.4g} J in {told.window_s:.4g} s are {power_w:.4g} W, and the board's limit is {most_w:.4g} W"
+        )
         yield level, "energy", f"{say}: is the counter another board's, or in another unit?"
     idle = dict(enumerate(file.session.idle)).get(one.device)
     rest_w = idle.without_context_w if idle else None
