@@ -225,11 +225,12 @@ def submit(
         Path(path) if path else None, root, supersede=supersede, retract=retract, reason=reason, hide=hide
     )
     pieces = [{"file": str(piece.path), "content": piece.content.decode()} for piece in prepared.pieces]
+    old = [piece.path.exists() for piece in prepared.pieces]
     new = [False] * len(pieces) if dry_run else submits.put(prepared)
     return {
         "id": prepared.id,
         "refused": prepared.refused,
-        "files": [{**piece, "new": fresh} for piece, fresh in zip(pieces, new, strict=True)],
+        "files": [{**piece, "old": o, "new": n} for piece, o, n in zip(pieces, old, new, strict=True)],
         "findings": [asdict(finding) for finding in prepared.findings],
         "removed": prepared.removed,
         "proven": prepared.proven,

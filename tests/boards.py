@@ -38,7 +38,7 @@ def board(build: Any, name: str = H100, uuid: str = "0" * 16, **fields: Any) -> 
 
 
 def timed(build: Any, step_s: float | Sequence[float] = 1e-3, **fields: Any) -> Record:
-    """A record whose samples say so, in a window that holds them, timed by events; its flags are what its samples say."""
+    """A record of these samples, timed by events, in a window that holds them."""
     samples_s = [step_s] * 8 if isinstance(step_s, float) else list(step_s)
     fields.setdefault("version", workload.find(fields.get("workload", "matmul")).version)
     one = build.record(samples_s, **fields)

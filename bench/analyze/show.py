@@ -169,6 +169,7 @@ def submission(document: dict[str, Any]) -> list[str]:
         return [*lines, "refused: nothing was written"]
     removed = ", ".join(f"{count} with a {kind}" for kind, count in sorted(document["removed"].items()))
     lines.append(f"taken out of its texts: {removed or 'nothing, there was nothing that identifies'}")
+    lines += [f"{one['file']} is there already, as it would be written" for one in document["files"] if one["old"]]
     if document["proven"] is False:
         lines.append(
             "this computer did not submit that run, so the notice proves nothing: those who keep the table must ask"

@@ -67,6 +67,8 @@ def asked(
         raise UserError("--retract takes a run out and --supersede puts another in its place: give one of them")
     if reason and not (retract or supersede):
         raise UserError("--reason says why a run is withdrawn: it goes with --retract or --supersede")
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder to submit to; --to names the shared table's")
     if retract:
         if path is not None and record.read(path).session.id != record.read(_find(root, retract)).session.id:
             raise UserError(f"{path} is not the run {retract}: `accelmark submit --retract {retract}` needs no file")

@@ -28,7 +28,7 @@ def files(paths: Iterable[str | os.PathLike[str]]) -> list[ResultFile]:
 
 
 def expand(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Files as they are, and every .jsonl below a folder that no notice takes out. Raises UserError when there is none."""
+    """Files as they are, and each .jsonl below a folder that no notice takes out. Raises UserError if there is none."""
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():

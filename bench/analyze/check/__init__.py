@@ -64,10 +64,11 @@ def quarantined(
     A record is looked up by `(session.id, record.device, record.key())`. `table` is what they are set beside, without
     it all of `files`; `accepted` are the ids of files whose distance from the others somebody has looked at.
     """
-    bands, known = Bands(files if table is None else table), set(accepted)
+    bands, looked_at = Bands(files if table is None else table), set(accepted)
+    known: dict[str, contradiction.Expected] = {}
     found: dict[Key, list[str]] = {}
     for file in files:
-        for doubt in _physical(file, None if place.file_id_of(file.name) in known else bands):
+        for doubt in _physical(file, None if place.file_id_of(file.name) in looked_at else bands, known):
             of_all = doubt.level == "error" and not doubt.records
             for one in (file.records if of_all else doubt.records) if doubt.level != "note" else ():
                 found.setdefault((file.session.id, one.device, one.key()), []).append(plain(doubt.message, 600))
@@ -77,7 +78,7 @@ def quarantined(
 def _doubts(
     file: ResultFile, bands: Bands | None, lines: dict[int, int], published: bool
 ) -> Iterator[tuple[int | None, Level, str, str]]:
-    for doubt in _physical(file, bands):
+    for doubt in _physical(file, bands, {}):
         places = [lines[id(one)] for one in doubt.records if id(one) in lines]
         yield min(places, default=None), doubt.level, doubt.code, doubt.message
     simulated = [facts.name for facts in file.session.devices if facts.vendor == "virtual"]
@@ -85,9 +86,9 @@ def _doubts(
         yield None, "error", "virtual", f"{simulated[0]} is a simulation: the table holds what was measured"
 
 
-def _physical(file: ResultFile, bands: Bands | None) -> Iterator[Doubt]:
+def _physical(file: ResultFile, bands: Bands | None, known: dict[str, contradiction.Expected]) -> Iterator[Doubt]:
     summaries = summarize([file])
-    yield from contradiction.doubts(file)
+    yield from contradiction.doubts(file, known)
     yield from physics.doubts(file, summaries)
     yield from order.doubts(summaries)
     if bands is not None:

@@ -8,13 +8,14 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from bench import record, stats, workload
 from bench.analyze.check.finding import Doubt, Level
 from bench.errors import UserError
-from bench.record import Planned, Record, ResultFile, Session
-from bench.workload import label
+from bench.record import Planned, Record, ResultFile, Session, Work
+from bench.workload import Facts, label
 
 # Clocks of the host and of the device, and the rounding of what is stored, may differ by this.
 CLOCKS, CLOCKS_S = 0.01, 1e-3
@@ -27,15 +28,30 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(\+00:00|Z)")
 Said = tuple[Level, str, str]  # level, code and message
 
 
-def doubts(file: ResultFile) -> Iterator[Doubt]:
-    """Everything in a file that contradicts something else in it."""
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What this version makes of a record's parameters: the case's work and facts, or why there is none."""
+
+    label: str
+    wrong_type: str = ""
+    unknown: str = ""
+    version: int = 0
+    dtype: str = ""
+    work: Work | None = None
+    extras: Facts
+
+
+def doubts(file: ResultFile, known: dict[str, Expected] | None = None) -> Iterator[Doubt]:
+    """Everything in a file that contradicts something else in it. `known` keeps what cases come to, for other files."""
     yield from _session(file)
     yield from _places(file)
     protocols = _protocols(file.session)
+    known = {} if known is None else known
     for one in file.records:
-        name = label(one.workload, one.params)
-        vendor = file.session.devices[one.device].vendor
-        found = [*_status(one), *_output(one), *_clock(one, vendor), *_times(one), *_work(one)]
+        key = json.dumps((one.workload, one.params, one.extras, bool(one.samples_s)))
+        expected = known[key] = known.get(key) or _expected(one)
+        name, vendor = expected.label, file.session.devices[one.device].vendor
+        found = [*_status(one), *_output(one), *_clock(one, vendor), *_times(one), *_work(one, expected)]
         if file.session.harness.method == record.METHOD:
             found += _statistics(one, protocols.get(_place(one)))
         for level, code, message in found:
@@ -157,31 +173,36 @@ def _place(one: Record | Planned) -> str:
     return json.dumps((one.workload, one.params, one.device), sort_keys=True)
 
 
-def _work(one: Record) -> Iterator[Said]:
-    """The stored work, and the counted parameters, against what this version computes from the parameters."""
+def _expected(one: Record) -> Expected:
+    name = label(one.workload, one.params)
     try:
         kinds = workload.kinds(workload.find(one.workload))
         for key, value in one.params.items():
             if key in kinds and isinstance(kinds[key], type) and type(value) is not kinds[key]:
-                yield "error", "params", f"{key} must be of type {kinds[key].__name__}"
-                return
+                return Expected(label=name, wrong_type=f"{key} must be of type {kinds[key].__name__}", extras={})
         case = workload.case(one.workload, dict(one.params))
-        work = record.Work.of(case.work(one.extras) if one.samples_s else case.cost())
-        counted = case.extras()
+        work = Work.of(case.work(one.extras) if one.samples_s else case.cost())
+        return Expected(label=name, version=case.version, dtype=case.dtype, work=work, extras=case.extras())
     except UserError as error:
-        if one.status != "unsupported":  # a combination of a sweep that is no case says so itself
-            yield "note", "work", f"its work cannot be computed anew here: {error}"
+        return Expected(label=name, unknown=str(error), extras={})
+
+
+def _work(one: Record, expected: Expected) -> Iterator[Said]:
+    """The stored work, and the counted parameters, against what this version computes from the parameters."""
+    if expected.wrong_type:
+        yield "error", "params", expected.wrong_type
+    if expected.unknown and one.status != "unsupported":  # a combination of a sweep that is no case says so itself
+        yield "note", "work", f"its work cannot be computed anew here: {expected.unknown}"
+    if expected.work is None or expected.version != one.version:
         return
-    if case.version != one.version:
-        return
-    if work != one.work:
+    if expected.work != one.work:
         yield "error", "work", "the stored work is not what these parameters come to"
-    if one.identity.dtype != case.dtype:
-        yield "error", "work", f"measured as {one.identity.dtype}, and its parameters say {case.dtype}"
+    if one.identity.dtype != expected.dtype:
+        yield "error", "work", f"measured as {one.identity.dtype}, and its parameters say {expected.dtype}"
     for key in ("num_parameters", "trained_parameters"):
-        told, expected = one.extras.get(key), counted.get(key)
-        if not (isinstance(told, float | int) and isinstance(expected, float | int)):
+        told, counted = one.extras.get(key), expected.extras.get(key)
+        if not (isinstance(told, float | int) and isinstance(counted, float | int)):
             continue
-        if abs(told - expected) > COUNTED * abs(expected):
-            say = f"{key} is {told:.4g}, and the model it is labelled with has {expected:.4g}"
+        if abs(told - counted) > COUNTED * abs(counted):
+            say = f"{key} is {told:.4g}, and the model it is labelled with has {counted:.4g}"
             yield "error", "parameters", f"{say}: another model was measured, or the label is wrong"

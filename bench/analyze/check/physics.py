@@ -98,10 +98,11 @@ def beyond_caches(facts: DeviceFacts, num_bytes: int) -> bool:
 
 def _measured(summaries: list[Summary]) -> Iterator[Doubt]:
     """Whole steps against the roofs of the same board in the same file."""
+    roofs = [one for one in summaries if one.first.workload in {"matmul", *_BANDWIDTH} and one.valid]
     for one in summaries:
-        if one.step_s is None or one.first.workload not in _MACRO:
+        if one.first.workload not in _MACRO or not one.valid:
             continue
-        own = [other for other in summaries if other.first.device == one.first.device and other.step_s]
+        own = [other for other in roofs if other.first.device == one.first.device]
         dtype = one.first.identity.dtype
         products = [other for other in own if other.first.workload == "matmul" and other.first.identity.dtype == dtype]
         flops = one.first.work.gemm_flops + one.first.work.attention_flops
