@@ -159,7 +159,7 @@ def _syntax() -> Iterator[Hostile]:
     yield Hostile("an empty line", lambda sound: sound.replace(b"\n", b"\n\n", 1), "line 2")
     yield Hostile("a line of spaces", lambda sound: sound.replace(b"\n", b"\n   \n", 1), "line 2")
     yield Hostile("a record first", lambda sound: b"\n".join(reversed(_lines(sound))) + b"\n", "line 1")
-    yield Hostile("two sessions", lambda sound: sound * 2, "line 5")
+    yield Hostile("two sessions", lambda sound: sound * 2, "line 7")
     yield Hostile("newer format", _put(b'"schema":1', b'"schema":2', line=0), "update accelmark")
     yield Hostile("format zero", _put(b'"schema":1', b'"schema":0', line=0), "never existed")
     yield Hostile(

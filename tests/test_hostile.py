@@ -31,9 +31,16 @@ MOST_MEMORY = 200 << 20
 
 @pytest.fixture(scope="module")
 def sound(build: Any) -> bytes:
-    """The bytes of a small sound file: three records of two cases."""
+    """The bytes of a small sound file: three records of two products, one of a model, and one that failed."""
     small = {"m": 64, "n": 64, "k": 64, "dtype": "float32"}
-    records = [*build.rounds([1e-3, 1e-3]), *build.rounds([2e-3], params={**small, "m": 128})]
+    decode = {"model": "tiny", "batch": 1, "context": 8, "dtype": "float32"}
+    model = build.record(workload="decode", params=decode, extras={"num_parameters": 1e6, "layout": "rows"}, version=9)
+    records = [
+        *build.rounds([1e-3, 1e-3]),
+        *build.rounds([2e-3], params={**small, "m": 128}),
+        model,
+        build.failed("oom"),
+    ]
     file = build.file(records)
     return b"".join(record.encode(line) for line in [file.session, *file.records])
 
@@ -183,9 +190,11 @@ def watch() -> list[str]:
 
 
 def most_bytes() -> int:
-    """The most memory that this process has had."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    """The most memory that this process has had. What getrusage tells on Linux includes its parent's before the start."""
+    if Path("/proc/self/status").exists():
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes, on a Mac
 
 
 def fuzz(seed: int, count: int, content: bytes) -> dict[str, Any]:
