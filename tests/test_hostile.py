@@ -22,6 +22,7 @@ from bench.analyze.check import check, judge
 from bench.analyze.check.safety import MAX_BYTES, MAX_RECORDS, MAX_STRINGS, MAX_VALUES
 from bench.errors import UserError
 from bench.text import plain
+from bench.workload import find
 
 CASES = cases()
 FUZZED = 800
@@ -31,16 +32,14 @@ MOST_MEMORY = 200 << 20
 
 @pytest.fixture(scope="module")
 def sound(build: Any) -> bytes:
-    """The bytes of a small sound file: three records of two products, one of a model, and one that failed."""
+    """The bytes of a small sound file: three records of two products, one of attention, and one that failed."""
     small = {"m": 64, "n": 64, "k": 64, "dtype": "float32"}
-    decode = {"model": "tiny", "batch": 1, "context": 8, "dtype": "float32"}
-    model = build.record(workload="decode", params=decode, extras={"num_parameters": 1e6, "layout": "rows"}, version=9)
-    records = [
-        *build.rounds([1e-3, 1e-3]),
-        *build.rounds([2e-3], params={**small, "m": 128}),
-        model,
-        build.failed("oom"),
-    ]
+    heads = {"batch": 1, "num_heads": 2, "num_kv_heads": 1, "seq": 16, "head_dim": 16, "dtype": "float32"}
+    attention = build.record(
+        workload="attention", params=heads, extras={"backend": "flash"}, version=find("attention").version
+    )
+    products = [*build.rounds([1e-3, 1e-3]), *build.rounds([2e-3], params={**small, "m": 128})]
+    records = [*products, attention, build.failed("oom", params={**small, "m": 256})]
     file = build.file(records)
     return b"".join(record.encode(line) for line in [file.session, *file.records])
 
@@ -190,7 +189,7 @@ def watch() -> list[str]:
 
 
 def most_bytes() -> int:
-    """The most memory that this process has had. What getrusage tells on Linux includes its parent's before the start."""
+    """The most memory that this process has had. On Linux getrusage includes its parent's, before the start."""
     if Path("/proc/self/status").exists():
         (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
