@@ -216,15 +216,17 @@ def test_retracting_hides_and_keeps_and_proves_its_author(
     assert stranger["proven"] is False
     assert json.loads(stranger["files"][0]["content"])["proof"] is None
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    done = commands.submit(to=root, retract=first["id"], reason="the fan was off")
+    done = commands.submit(to=root, retract=first["id"], reason="the fan was off, says alice")
     assert done["proven"] is True
     notice = history.read_notice(Path(done["files"][0]["file"]))
-    assert (notice.action, notice.reason) == ("retract", "the fan was off")
+    assert (notice.action, notice.reason) == ("retract", "the fan was off, says <name>")
     assert history.proven(notice, record.read(Path(first["files"][0]["file"])).session)
     with pytest.raises(UserError, match="no result files"):
         expand([root])
     assert Path(first["files"][0]["file"]).exists()
-    assert commands.submit(to=root, retract=first["id"], reason="the fan was off")["files"][0]["new"] is False
+    assert (
+        commands.submit(to=root, retract=first["id"], reason="the fan was off, says alice")["files"][0]["new"] is False
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,6 +237,7 @@ def test_retracting_hides_and_keeps_and_proves_its_author(
         ({"supersede": "*"}, "has the id"),
         ({"retract": "a", "supersede": "b"}, "give one of them"),
         ({"reason": "x"}, "goes with"),
+        ({"retract": "0" * 16, "reason": "x" * 401}, "400 must do"),
     ],
 )
 def test_what_makes_no_sense_is_said(local: Path, root: Path, options: dict[str, str], says: str) -> None:
@@ -248,13 +251,15 @@ def test_neither_a_file_nor_an_id_is_said(root: Path) -> None:
         commands.submit(to=root)
 
 
-@pytest.mark.parametrize("spoil", ["work", "virtual", "garbage", "empty"])
+@pytest.mark.parametrize("spoil", ["work", "virtual", "garbage", "empty", "no device"])
 def test_what_the_table_would_refuse_is_refused_and_nothing_is_written(
     build: Any, tmp_path: Path, root: Path, spoil: str
 ) -> None:
     path, one = tmp_path / "x.jsonl", timed(build)
     if spoil == "work":
         build.write(path, run(build, [replace(one, work=replace(one.work, gemm_flops=1))]))
+    elif spoil == "no device":
+        build.write(path, replace(run(build, []), session=replace(run(build, []).session, devices=[], speeds=[])))
     elif spoil == "virtual":
         build.write(path, build.file([build.record()]))
     else:

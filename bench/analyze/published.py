@@ -76,7 +76,7 @@ def _file(root: Path, path: Path, beside: Beside) -> list[Finding]:
     except BadFile as error:
         return [_error(path, "unreadable", str(error).removeprefix(f"{path.name}: "))]
     findings = judge(str(path), content, beside, published=True)
-    if any(one.code == "unreadable" for one in findings):
+    if any(one.level == "error" for one in findings):
         return findings
     return [*findings, *_placed(path, parts, content)]
 

@@ -113,23 +113,14 @@ def identifying(line: Session | Record, found: Iterable[tuple[str, str]]) -> lis
     return sorted(kinds)
 
 
+def clean(text: str, hide: Iterable[str] = ()) -> str:
+    """A single text as it may leave the house."""
+    return _Cleaner(hide)("", text)
+
+
 def redacted(file: ResultFile, hide: Iterable[str] = ()) -> tuple[ResultFile, dict[str, int]]:
     """The run as it may leave the house, and how many strings were changed, by kind of what was in them."""
-    counts: dict[str, int] = {}
-    words = own_words() | {word for word in hide if word}
-    mask = _mask(words, spared=vocabulary() - {word.lower() for word in hide})
-
-    def clean(field: str, text: str) -> str:
-        if field in _OURS or _told_apart(field, text):
-            return text
-        found, kinds = patterns(text, version=field in _VERSIONS)
-        named = mask(found)
-        made = plain(named, limit=1000) if not named.isprintable() else named
-        kinds.update(["name"] if named != found else [], ["control character"] if made != named else [])
-        for kind in kinds:
-            counts[kind] = counts.get(kind, 0) + 1
-        return made
-
+    cleaner = _Cleaner(hide)
     session = file.session
     session = msgspec.structs.replace(
         session,
@@ -137,15 +128,37 @@ def redacted(file: ResultFile, hide: Iterable[str] = ()) -> tuple[ResultFile, di
         argv=[private(word) for word in session.argv],
         devices=[_device(facts, number) for number, facts in enumerate(session.devices)],
     )
-    changed = sum(before != after for before, after in zip(file.session.argv, session.argv, strict=True))
-    if changed:
-        counts["path"] = changed
+    cleaner.count(["path"] * sum(map(str.__ne__, file.session.argv, session.argv)))
     cleaned = msgspec.structs.replace(
         file,
-        session=texts.replaced(session, clean),
-        records=[texts.replaced(one, clean) for one in file.records],
+        session=texts.replaced(session, cleaner),
+        records=[texts.replaced(one, cleaner) for one in file.records],
     )
-    return cleaned, counts
+    return cleaned, cleaner.counts
+
+
+class _Cleaner:
+    """Changes texts, and counts by kind how many it changed."""
+
+    def __init__(self, hide: Iterable[str]) -> None:
+        own = {word for word in hide if word}
+        self.counts: dict[str, int] = {}
+        self._mask = _mask(own_words() | own, spared=vocabulary() - {word.lower() for word in own})
+
+    def __call__(self, field: str, text: str) -> str:
+        """The text without what identifies; `field` is where it stands."""
+        if field in _OURS or _told_apart(field, text):
+            return text
+        found, kinds = patterns(text, version=field in _VERSIONS)
+        named = self._mask(found)
+        made = named if named.isprintable() else plain(named, limit=1000)
+        self.count([*kinds, *["name"] * (named != found), *["control character"] * (made != named)])
+        return made
+
+    def count(self, kinds: Iterable[str]) -> None:
+        """One more text with each of these."""
+        for kind in kinds:
+            self.counts[kind] = self.counts.get(kind, 0) + 1
 
 
 def own_words() -> set[str]:

@@ -17,7 +17,7 @@ from bench.analyze import author, git, history, place
 from bench.analyze.check import Finding, judge, safety
 from bench.analyze.deliver import deliver
 from bench.analyze.history import Action, Notice
-from bench.analyze.redact import redacted
+from bench.analyze.redact import clean, redacted
 from bench.errors import UserError
 from bench.record import BadFile, ResultFile
 
@@ -63,6 +63,8 @@ def asked(
     hide: Iterable[str] = (),
 ) -> Submission:
     """What the command was asked for: a run, or the withdrawal of one. Raises UserError for what makes no sense."""
+    if len(reason) > 400:
+        raise UserError(f"--reason has {len(reason)} characters: 400 must do")
     if retract and supersede:
         raise UserError("--retract takes a run out and --supersede puts another in its place: give one of them")
     if reason and not (retract or supersede):
@@ -72,7 +74,7 @@ def asked(
     if retract:
         if path is not None and record.read(path).session.id != record.read(_find(root, retract)).session.id:
             raise UserError(f"{path} is not the run {retract}: `accelmark submit --retract {retract}` needs no file")
-        return withdrawn(root, retract, reason=reason)
+        return withdrawn(root, retract, reason=clean(reason, hide))
     if path is None:
         raise UserError("submit needs a result file, or --retract ID")
     return prepare(path, root, supersede=supersede, hide=hide, reason=reason)
@@ -89,17 +91,17 @@ def prepare(
     proof = author.secret(cleaned.session.id)
     session = msgspec.structs.replace(cleaned.session, receipt=author.receipt(proof))
     content = record.encode(session) + b"".join(map(record.encode, cleaned.records))
-    where = place.folder(session) / place.file_name(cleaned, content)
-    findings = judge(str(root.joinpath(*where.parts)), content, history.beside(root), published=True)
+    findings = judge(str(path), content, history.beside(root), published=True)
     if any(one.level == "error" for one in findings):
         return _refusal(findings)
-    piece = Piece(root=root, where=where, content=content)
+    piece = Piece(root=root, where=place.folder(session) / place.file_name(cleaned, content), content=content)
     made, notices, proven = place.file_id(content), [], None
     if not piece.path.exists():
         piece = _known(piece, session, supersede) or piece
     if supersede:
         if supersede == place.file_id_of(piece.path.name):
             raise UserError(f"{supersede} is this very run: there is nothing to supersede")
+        reason = clean(reason, hide)
         notice, proven = withdraw(root, supersede, "supersede", by=place.file_id_of(piece.path.name), reason=reason)
         notices.append(notice)
     device = session.devices[0].name

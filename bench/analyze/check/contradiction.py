@@ -66,6 +66,8 @@ def _session(file: ResultFile) -> Iterator[Doubt]:
     if len(session.speeds) not in (0, len(session.devices)):
         say = f"{len(session.speeds)} rough speeds for {len(session.devices)} devices"
         yield Doubt(level="note", code="speeds", message=say)
+    if not session.devices:
+        yield Doubt(level="error", code="device", message="no device: there is nothing that it was measured on")
     if not _MOMENT.fullmatch(session.started):
         say = "the run's start is no UTC time in ISO 8601, such as 2026-11-25T17:13:41+00:00"
         yield Doubt(level="error", code="moment", message=say)

@@ -16,8 +16,8 @@ from bench.errors import UserError
 from bench.record import DeviceFacts, Record, ResultFile
 from bench.workload import label
 
-# A sheet's rate holds at its boost clock. Boards run above it: an H100's sheet is at 1830 MHz of 1980, and an RTX 4090
-# made to be fast runs 2820 MHz where its sheet says 2520 (12 %). Memory clocks are raised by less.
+# A sheet's rate holds at its boost clock, and boards may run above that: the H100's is 1830 MHz where the board goes up
+# to 1980 (8 %), and makers of cards set theirs higher still. Memory clocks are raised by less.
 FLOPS_OVER, BYTES_OVER = 1.15, 1.05
 # A step that moves less than so many times what a cache holds may have found its data there.
 CACHES = 4
