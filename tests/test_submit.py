@@ -81,7 +81,9 @@ def planted(build: Any, secret: str) -> record.ResultFile:
     text = f"before {secret} after"
     one = timed(build, extras={"note": text, text: 1.0}, reasons={**build.record().reasons, "note": text, text: "x"})
     failed = replace(build.failed("crash", round=1), reason=text, extras={"note": text})
-    session = run(build, [one, failed]).session
+    identity = replace(failed.identity, dtype=text, data=text)
+    foreign = replace(failed, workload=text, params={text: 1, "model": text}, identity=identity)
+    session = run(build, [one, failed, foreign]).session
     device = board(build, capabilities={"power_w": text, text: "ok"}, driver=text, spec=f"nvidia:{secret}")
     host = replace(
         session.host, kernel=f"6.1.0-{secret}", governor=text, settings={"note": text, text: "x"}, virtualisation=text
@@ -89,7 +91,7 @@ def planted(build: Any, secret: str) -> record.ResultFile:
     preflight = [record.Finding(code="note", message=text)]
     return run(
         build,
-        [one, failed],
+        [one, failed, foreign],
         devices=[device],
         host=host,
         preflight=preflight,

@@ -74,7 +74,7 @@ _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _VERSIONS = {"software", "driver", "version", "kernel"}
 _MOMENTS = {"started", "ended"}
 # Fields whose words are the program's own, and are held against its lists when the file is read.
-_OURS = {"status", "flags", "launch", "cache", "duty", "clock", "stop", "method", "workload"}
+_OURS = {"status", "flags", "launch", "cache", "duty", "clock", "stop", "method"}
 _HASH, _HASHES = re.compile(r"[0-9a-f]{8,64}"), {"id", "uuid_hash", "commit", "receipt"}
 
 _SPEC = re.compile(r"[a-z]+(?::\d{1,3})?")
