@@ -148,14 +148,11 @@ def findings(found: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]
             f"{name}{', line ' + str(one['line']) if one['line'] else ''}: {one['level']}: {one['message']}"
             for one in own
         ]
-        apart = sum(one["level"] == "quarantine" for one in own)
-        lines.append(
-            f"{name}: {'refused' if any(one['level'] == 'error' for one in own) else 'accepted'}"
-            + (
-                f", {apart} of its findings are to be looked at: until then nothing is calibrated by these cases"
-                * bool(apart)
-            )
-        )
+        levels = [one["level"] for one in own]
+        say = "refused" if "error" in levels else "accepted"
+        if "quarantine" in levels:
+            say += "; nothing is calibrated by the cases in quarantine until somebody has looked"
+        lines.append(f"{name}: {say}")
     return lines
 
 
