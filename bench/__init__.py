@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _COMMANDS = (
     "calibrate", "check", "compare", "devices", "estimate_rows", "estimate_serving", "estimate_training",
-    "frame", "listing", "meter", "plan", "run", "show", "table",
+    "frame", "listing", "meter", "plan", "run", "show", "submit", "table",
 )  # fmt: skip
 
 

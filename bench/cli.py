@@ -20,7 +20,7 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [
-            "devices", "list", "run", "show", "check", "table", "compare", "calibrate", "estimate", "plan", "selfcheck",
+            "devices", "list", "run", "show", "check", "submit", "table", "compare", "calibrate", "estimate", "plan", "selfcheck",
         ]  # fmt: skip
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -215,16 +215,63 @@ def show(file: Path, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
 
 @main.command()
 @paths("files", nargs=-1, required=True)
+@click.option(
+    "--table", type=click.Path(path_type=Path), help="Other machines' results.  [default: the results folder]"
+)
 @as_json
-def check(files: tuple[Path, ...], as_json: bool) -> None:
+def check(files: tuple[Path, ...], table: Path | None, as_json: bool) -> None:
     """Check result files: every finding with its reason. Exit status 1 when a file is refused."""
     from bench import commands
     from bench.analyze import show
     from bench.analyze.table import expand
 
-    found = commands.check(files)
+    found = commands.check(files, table=table)
     _print_json(found) if as_json else _print_lines(show.findings(found, [str(file) for file in expand(files)]))
     sys.exit(1 if any(finding["level"] == "error" for finding in found) else 0)
+
+
+@main.command(short_help="Put a checked, redacted copy of a run into the shared table.")
+@paths("file", required=False)
+@click.option("--to", type=click.Path(path_type=Path), help="The table's folder.  [default: the results folder]")
+@click.option("--dry-run", is_flag=True, help="Print the exact bytes that would be written; write nothing.")
+@click.option("--supersede", metavar="ID", help="The run that this one replaces; both are kept.")
+@click.option("--retract", metavar="ID", help="Take a run of yours out of tables; it is kept.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for --supersede and --retract.")
+@click.option(
+    "--hide", multiple=True, metavar="WORD", help="A name to take out wherever it stands, beside this machine's."
+)
+@click.option("--branch", is_flag=True, help="Also commit it on a git branch of its own; your checkout stays as it is.")
+@as_json
+def submit(
+    file: Path | None,
+    to: Path | None,
+    dry_run: bool,
+    supersede: str | None,
+    retract: str | None,
+    reason: str,
+    hide: tuple[str, ...],
+    branch: bool,
+    as_json: bool,
+) -> None:
+    """Put a copy of FILE into the shared table: without anything that identifies a person or a machine, and checked as
+    the table itself is. Needs no network. An ID is the digits before .jsonl in a file's name. Exit status 1 when the
+    file is refused.
+    """
+    from bench import commands
+    from bench.analyze import show
+
+    document = commands.submit(
+        file, to=to, supersede=supersede, retract=retract, reason=reason, hide=hide, branch=branch, dry_run=dry_run
+    )
+    for line in show.submission(document):
+        print(line, file=sys.stderr)
+    if as_json:
+        _print_json(document)
+    elif dry_run:
+        sys.stdout.buffer.write("".join(one["content"] for one in document["files"]).encode())
+    elif not document["refused"]:
+        _print_lines([*(one["file"] for one in document["files"]), *([] if branch else document["git"])])
+    sys.exit(1 if document["refused"] else 0)
 
 
 @main.command()

@@ -201,14 +201,54 @@ def frame(paths: Paths = (), *, where: str = "") -> Any:
     return tables.frame(paths or [results_folder()], where)
 
 
-def check(paths: Paths) -> list[Document]:
-    """Every finding in these files; none with level `error` means that all are accepted."""
+def check(paths: Paths, *, table: str | os.PathLike[str] | None = None) -> list[Document]:
+    """Every finding in these files; none with level `error` means that all are accepted.
+
+    `table`: the shared table whose other machines they are set beside; without it, the results folder.
+    """
     from dataclasses import asdict
 
     from bench.analyze import check as checks
+    from bench.analyze import history
     from bench.analyze import table as tables
 
-    return [asdict(finding) for path in tables.expand(paths) for finding in checks.check(path)]
+    beside = history.beside(Path(table or results_folder()))
+    return [asdict(finding) for path in tables.expand(paths) for finding in checks.check(path, beside)]
+
+
+def submit(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    to: str | os.PathLike[str] | None = None,
+    supersede: str | None = None,
+    retract: str | None = None,
+    reason: str = "",
+    hide: Sequence[str] = (),
+    branch: bool = False,
+    dry_run: bool = False,
+) -> Document:
+    """Puts a checked, redacted copy of a run into the shared table at `to`, or withdraws one; see `submit --help`."""
+    from dataclasses import asdict
+
+    from bench.analyze import submit as submits
+
+    root = Path(to or results_folder())
+    prepared = submits.asked(
+        Path(path) if path else None, root, supersede=supersede, retract=retract, reason=reason, hide=hide
+    )
+    pieces = [{"file": str(piece.path), "content": piece.content.decode()} for piece in prepared.pieces]
+    old = [piece.path.exists() for piece in prepared.pieces]
+    new = [False] * len(pieces) if dry_run else submits.put(prepared)
+    return {
+        "id": prepared.id,
+        "refused": prepared.refused,
+        "files": [{**piece, "old": o, "new": n} for piece, o, n in zip(pieces, old, new, strict=True)],
+        "findings": [asdict(finding) for finding in prepared.findings],
+        "removed": prepared.removed,
+        "proven": prepared.proven,
+        "commit": submits.commit(prepared) if branch and not dry_run and not prepared.refused else None,
+        "git": submits.commands(prepared),
+    }
 
 
 def compare(before: Paths, after: Paths, *, threshold: float | None = None) -> Document:

@@ -7,6 +7,7 @@ A field that may be unknown is null, and its reason stands in `reasons` under th
 Whoever reads a file reads a stranger's file: types, bounds and unknown fields are refused, nothing is executed.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -192,6 +193,8 @@ class Session(_Strict, frozen=True, tag_field="kind", tag="session"):
     preflight: Annotated[list[Finding], Meta(max_length=100)]
     reasons: Texts  # why a field is null
     idle: Annotated[list[Idle], Meta(max_length=64)] = []  # one for each device, where it was measured
+    # Only in the shared table: what its author can prove to have submitted it by, see bench/analyze/author.py.
+    receipt: Name | msgspec.UnsetType = msgspec.UNSET
 
 
 class Identity(_Strict, frozen=True):
@@ -365,8 +368,12 @@ def append(descriptor: int, line: Session | Record) -> None:
 
 def read(path: str | os.PathLike[str]) -> ResultFile:
     """The file at `path`. Raises BadFile with the line and the reason for anything that is not as described above."""
-    name = Path(path).name
-    lines = _read_bytes(Path(path)).split(b"\n")
+    return parse(Path(path).name, read_bytes(path))
+
+
+def parse(name: str, content: bytes) -> ResultFile:
+    """The file whose bytes these are; `name` is what messages call it. Raises BadFile, as `read` does."""
+    lines = content.split(b"\n")
     torn = bool(lines.pop())  # what follows the last newline: nothing, or a line that was cut
     if not lines:
         raise BadFile(f"{name}: no whole line in it: not a result file, or the run ended before its first record")
@@ -395,10 +402,17 @@ def _refuse_non_finite(tree: Any, where: str) -> None:
             _refuse_non_finite(value, f"{where}[{index}]")
 
 
-def _read_bytes(path: Path) -> bytes:
-    """At most MAX_FILE_BYTES of a regular file; a pipe does not block us and a huge file is not read."""
+def read_bytes(path: str | os.PathLike[str], *, most_bytes: int | None = None, links: bool = True) -> bytes:
+    """The bytes of a regular file of at most `most_bytes`; a pipe does not block us and a huge file is not read.
+
+    Without `links` a symbolic link is refused, so that what is judged is what lies there. Raises BadFile.
+    """
+    path, most_bytes = Path(path), most_bytes or MAX_FILE_BYTES
+    wanted = ("O_NONBLOCK", "O_CLOEXEC", *(() if links else ("O_NOFOLLOW",)))
+    if not links and os.path.islink(path):  # where the system has no O_NOFOLLOW, and for a clear word where it has
+        raise BadFile(f"{path.name}: a symbolic link, not a file")
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, name, 0) for name in wanted))
     except FileNotFoundError:
         raise BadFile(f"{path.name}: there is no such file") from None
     except OSError as error:
@@ -406,19 +420,20 @@ def _read_bytes(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise BadFile(f"{path.name}: not a regular file")
-        parts, left = [], MAX_FILE_BYTES + 1
+        parts, left = [], most_bytes + 1
         while left and (part := os.read(descriptor, min(left, 1 << 20))):
             parts.append(part)
             left -= len(part)
     finally:
         os.close(descriptor)
     if not left:
-        raise BadFile(f"{path.name}: larger than {MAX_FILE_BYTES >> 20} MiB, which no run of ours writes")
+        raise BadFile(f"{path.name}: larger than {most_bytes >> 20} MiB, the most that is read")
     return b"".join(parts)
 
 
 # A string that never ends is taken to the end of the line, so that no input is scanned twice.
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?')
+_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def _decode(name: str, number: int, line: bytes, kind: type[Line]) -> Line:
@@ -428,19 +443,22 @@ def _decode(name: str, number: int, line: bytes, kind: type[Line]) -> Line:
     try:
         if kind is Session:
             _refuse_newer(name, line)
-        decoded = msgspec.json.decode(line, type=kind)
-        json.loads(line, object_pairs_hook=_refuse_duplicates)  # every fast reader takes the last of two equal keys
+        # Every fast reader takes the last of two equal keys. Looked at first: the tree is gone before the next is made.
+        with contextlib.suppress(UnicodeError, json.JSONDecodeError):  # malformed: the strict reader says how
+            tree = json.loads(line, object_pairs_hook=_refuse_duplicates)
+            if isinstance(tree, dict) and "kind" not in tree:  # which that reader would not miss
+                raise BadFile(f"{name}, line {number}: Object missing required field `kind`")
+        return msgspec.json.decode(line, type=kind)
     except BadFile:
         raise
     except (msgspec.MsgspecError, ValueError, UnicodeError) as error:
         raise BadFile(f"{name}, line {number}: {error}") from None
-    return decoded
 
 
 def _refuse_deep(name: str, number: int, line: bytes) -> None:
     depth = 0
-    for found in _STRING_OR_BRACKET.finditer(line):
-        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(found[0], 0)
+    for bracket in _STRING.sub(b"", line).translate(None, _BUT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH:
             raise BadFile(f"{name}, line {number}: nested deeper than {MAX_DEPTH}")
 

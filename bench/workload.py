@@ -156,16 +156,14 @@ def label(name: str, params: dict[str, Any]) -> str:
 
 def names() -> list[str]:
     """Every workload there is, by file name."""
-    return sorted(
-        path.stem for folder in _folders() for path in folder.glob("*.py") if not path.stem.startswith(("_", "test_"))
-    )
+    return sorted(stem for folder in _folders() for stem in _stems(folder))
 
 
 def find(name: str) -> type[Workload]:
     """The workload of that name. Raises UserError with the near misses when there is none."""
     for folder in _folders():
         path = folder / f"{name}.py"
-        if name in names() and path.is_file():
+        if name in _stems(folder) and path.is_file():
             return _load(name, path)
     near = get_close_matches(name, names(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
@@ -231,6 +229,19 @@ def _defaults(name: str) -> dict[str, Any]:
     except UserError:
         return {}
     return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+
+def _stems(folder: Path) -> frozenset[str]:
+    """The names of a folder's workloads. It is listed anew only when it has changed: a check asks for every record."""
+    try:
+        return _listed(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return frozenset()
+
+
+@cache
+def _listed(folder: Path, changed_ns: int) -> frozenset[str]:
+    return frozenset(path.stem for path in folder.glob("*.py") if not path.stem.startswith(("_", "test_")))
 
 
 def _folders() -> list[Path]:

@@ -148,8 +148,32 @@ def findings(found: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]
             f"{name}{', line ' + str(one['line']) if one['line'] else ''}: {one['level']}: {one['message']}"
             for one in own
         ]
-        lines.append(f"{name}: {'refused' if any(one['level'] == 'error' for one in own) else 'accepted'}")
+        levels = [one["level"] for one in own]
+        say = "refused" if "error" in levels else "accepted"
+        if "quarantine" in levels:
+            say += "; nothing is calibrated by the cases in quarantine until somebody has looked"
+        lines.append(f"{name}: {say}")
     return lines
+
+
+def submission(document: dict[str, Any]) -> list[str]:
+    """What was found in a run, what was taken out of it and what became of it: for standard error."""
+    lines = [
+        f"{one['file']}{', line ' + str(one['line']) if one['line'] else ''}: {one['level']}: {one['message']}"
+        for one in document["findings"]
+    ]
+    if document["refused"]:
+        return [*lines, "refused: nothing was written"]
+    removed = ", ".join(f"{count} with a {kind}" for kind, count in sorted(document["removed"].items()))
+    lines.append(f"taken out of its texts: {removed or 'nothing, there was nothing that identifies'}")
+    lines += [f"{one['file']} is there already, as it would be written" for one in document["files"] if one["old"]]
+    if document["proven"] is False:
+        lines.append(
+            "this computer did not submit that run, so the notice proves nothing: those who keep the table must ask"
+        )
+    if document["commit"]:
+        lines.append(f"committed as {document['commit'][:12]}; push it with: {document['git'][-1]}")
+    return [plain(line, 700) for line in lines]
 
 
 def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import record, stats
+from bench.analyze.history import current
 from bench.analyze.summary import Ceilings, Summary, ceilings, extrapolated, summarize
 from bench.errors import UserError
 from bench.record import ResultFile
@@ -27,12 +28,12 @@ def files(paths: Iterable[str | os.PathLike[str]]) -> list[ResultFile]:
 
 
 def expand(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Files as they are, and every .jsonl below a folder. Raises UserError when that comes to nothing."""
+    """Files as they are, and each .jsonl below a folder that no notice takes out. Raises UserError if there is none."""
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
-        found += sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+        found += current(sorted(path.rglob("*.jsonl"))) if path.is_dir() else [path]
     if not found:
         raise UserError(f"no result files in {', '.join(map(str, paths)) or 'nothing'}: `accelmark run` makes one")
     return found
