@@ -7,6 +7,7 @@ A field that may be unknown is null, and its reason stands in `reasons` under th
 Whoever reads a file reads a stranger's file: types, bounds and unknown fields are refused, nothing is executed.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -328,8 +329,8 @@ class Record(_Strict, frozen=True, tag_field="kind", tag="record"):
 
     def key(self) -> str:
         """What this may be compared with, besides the device: workload, version, parameters and identity."""
-        parts = (self.workload, self.version, self.params, msgspec.structs.asdict(self.identity))
-        return json.dumps(parts, sort_keys=True)
+        parts = (self.workload, self.version, self.params, self.identity)
+        return msgspec.json.encode(parts, order="deterministic").decode()
 
 
 class ResultFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -365,8 +366,12 @@ def append(descriptor: int, line: Session | Record) -> None:
 
 def read(path: str | os.PathLike[str]) -> ResultFile:
     """The file at `path`. Raises BadFile with the line and the reason for anything that is not as described above."""
-    name = Path(path).name
-    lines = _read_bytes(Path(path)).split(b"\n")
+    return parse(Path(path).name, read_bytes(Path(path)))
+
+
+def parse(name: str, content: bytes) -> ResultFile:
+    """The same for a file that has been read already."""
+    lines = content.split(b"\n")
     torn = bool(lines.pop())  # what follows the last newline: nothing, or a line that was cut
     if not lines:
         raise BadFile(f"{name}: no whole line in it: not a result file, or the run ended before its first record")
@@ -395,7 +400,7 @@ def _refuse_non_finite(tree: Any, where: str) -> None:
             _refuse_non_finite(value, f"{where}[{index}]")
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """At most MAX_FILE_BYTES of a regular file; a pipe does not block us and a huge file is not read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -424,15 +429,20 @@ _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')
 def _decode(name: str, number: int, line: bytes, kind: type[Line]) -> Line:
     if len(line) > MAX_LINE_BYTES:
         raise BadFile(f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB")
-    _refuse_deep(name, number, line)
     try:
-        if kind is Session:
-            _refuse_newer(name, line)
-        decoded = msgspec.json.decode(line, type=kind)
-        json.loads(line, object_pairs_hook=_refuse_duplicates)  # every fast reader takes the last of two equal keys
+        decoded = msgspec.json.decode(line, type=kind)  # what passes is no deeper than its type
+        # Every fast reader takes the last of two equal keys. A line that is written again exactly as it stands has
+        # none, and lines of ours are; anything else is read once more, at ten times the price.
+        if msgspec.json.encode(decoded) != line:
+            json.loads(line, object_pairs_hook=_refuse_duplicates)
+        if isinstance(decoded, Session):
+            _refuse_newer(name, decoded.schema)
     except BadFile:
         raise
-    except (msgspec.MsgspecError, ValueError, UnicodeError) as error:
+    except (msgspec.MsgspecError, ValueError, UnicodeError, RecursionError) as error:
+        _refuse_deep(name, number, line)
+        if kind is Session:
+            _refuse_unreadable(name, line)
         raise BadFile(f"{name}, line {number}: {error}") from None
     return decoded
 
@@ -459,14 +469,19 @@ class _Version(msgspec.Struct):
     schema: int
 
 
-def _refuse_newer(name: str, line: bytes) -> None:
-    version = msgspec.json.decode(line, type=_Version)
-    if version.kind == "session" and version.schema > SCHEMA:
-        raise BadFile(
-            f"{name}: written in format {version.schema}, this program reads up to {SCHEMA}: update accelmark"
-        )
-    if version.kind == "session" and version.schema < 1:
-        raise BadFile(f"{name}: format {version.schema} never existed")
+def _refuse_unreadable(name: str, line: bytes) -> None:
+    """Says of a session that is not like ours that it is newer, where that is the reason."""
+    with contextlib.suppress(msgspec.MsgspecError, ValueError):
+        version = msgspec.json.decode(line, type=_Version)
+        if version.kind == "session":
+            _refuse_newer(name, version.schema)
+
+
+def _refuse_newer(name: str, schema: int) -> None:
+    if schema > SCHEMA:
+        raise BadFile(f"{name}: written in format {schema}, this program reads up to {SCHEMA}: update accelmark")
+    if schema < 1:
+        raise BadFile(f"{name}: format {schema} never existed")
 
 
 def anonymous(uuid: str) -> str:
