@@ -36,6 +36,7 @@ class Replay:
         self._samples_s, self._begun = samples_s[::-1], False
 
     def __call__(self) -> float:
+        """Zero and a sample in turns."""
         self._begun = not self._begun
         return 0.0 if self._begun else self._samples_s.pop()
 

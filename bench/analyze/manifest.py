@@ -5,7 +5,6 @@ of a file gets a number that is never used again, and every stored row carries i
 are masked simply because their number is in the manifest no longer.
 """
 
-import os
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,14 +24,6 @@ create table if not exists facts (name text primary key, value text) without row
 """
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A file as the folder lists it."""
-
-    size: int
-    mtime_ns: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """What is known of one file. `part` has its rows; `error` says why there are none."""
@@ -45,25 +36,6 @@ class Entry:
     part: str | None
     run: str | None
     error: str | None
-
-
-def scan(folder: Path) -> dict[str, Seen]:
-    """Every .jsonl below a folder by its relative path, in order. Links are not followed, hidden names are not ours."""
-    found: dict[str, Seen] = {}
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        with os.scandir(folder / below) as entries:
-            for entry in entries:
-                name = f"{below}/{entry.name}" if below else entry.name
-                if entry.name.startswith(".") or entry.is_symlink():
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(name)
-                elif entry.name.endswith(".jsonl"):
-                    status = entry.stat(follow_symlinks=False)
-                    found[name] = Seen(status.st_size, status.st_mtime_ns)
-    return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
 
 
 class Manifest:

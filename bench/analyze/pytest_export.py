@@ -14,7 +14,7 @@ from bench.record import DeviceFacts, Host, ResultFile
 
 
 def document(file: ResultFile) -> dict[str, Any]:
-    """The file in pytest-benchmark's format. Raises UserError where pytest-benchmark, whose arithmetic it is, is not."""
+    """The file in pytest-benchmark's format, by its own arithmetic. Raises UserError where it is not installed."""
     try:
         import pytest_benchmark
         from pytest_benchmark.stats import Stats

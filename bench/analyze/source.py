@@ -1,14 +1,16 @@
 """Source: where a table's rows come from. Files that are read as they are asked for, or the store of a large folder."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench import record
 from bench.analyze import grouped, where
-from bench.analyze.manifest import scan
+from bench.analyze.folder import scan
 from bench.analyze.row import Row, row
 from bench.analyze.summary import ceilings, extrapolated, summarize
 from bench.errors import UserError
@@ -17,6 +19,8 @@ from bench.record import BadFile, ResultFile
 Paths = Iterable[str | os.PathLike[str]]
 Note = Callable[[str], None]
 
+# Below this many files reading them takes less time than loading pyarrow (measured: DECISIONS.md).
+WORTHWHILE_FILES = 300
 # More rows than this are no list that a program should get by accident: 1 kB each.
 MOST_ROWS = 200_000
 
@@ -120,9 +124,16 @@ def read(paths: Paths) -> Files:
 
 def open_source(paths: Paths, *, cache: Path | None = None, note: Note | None = None) -> Source:
     """The rows of these paths: from the store, brought up to date, where one large folder is asked for."""
-    from bench.analyze import stored
-
     given = [Path(path) for path in paths]
-    if len(given) == 1 and given[0].is_dir() and stored.worthwhile(given[0]):
+    if len(given) == 1 and given[0].is_dir() and _worthwhile(given[0]):
+        from bench.analyze import stored
+
         return stored.open_stored(given[0], cache=cache, note=note or (lambda text: None))
     return read(given)
+
+
+def _worthwhile(folder: Path) -> bool:
+    """Whether a folder is large, and what a store needs is here."""
+    names = (name for _, _, names in os.walk(folder) for name in names if name.endswith(".jsonl"))
+    large = sum(1 for _ in islice(names, WORTHWHILE_FILES)) == WORTHWHILE_FILES
+    return large and all(importlib.util.find_spec(name) for name in ("pyarrow", "numpy", "fcntl"))

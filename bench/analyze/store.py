@@ -28,7 +28,8 @@ from typing import Any
 import msgspec
 
 from bench.analyze import columns, ingest
-from bench.analyze.manifest import NEVER, RACY_NS, Manifest, Seen, scan
+from bench.analyze.folder import Seen, scan
+from bench.analyze.manifest import NEVER, RACY_NS, Manifest
 from bench.analyze.where import Condition
 from bench.errors import UserError
 
@@ -39,8 +40,6 @@ FEW_FILES = 400
 MOST_PROCESSES = 4
 # Small parts, of later changes, are merged when there are more than so many.
 SMALL_FILES, MOST_SMALL = PART_FILES // 4, 16
-# Below this many files reading them takes less time than loading pyarrow (measured: DECISIONS.md).
-WORTHWHILE_FILES = 300
 
 
 @dataclass(frozen=True, kw_only=True)

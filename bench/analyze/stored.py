@@ -1,43 +1,30 @@
 """Stored: the rows of a large folder by way of its store. Columns and filters are pushed down into the read."""
 
 import importlib.util
-import os
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bench.analyze import columns, grouped, where
 from bench.analyze.row import Row
 from bench.analyze.source import MOST_ROWS, Note
-from bench.analyze.store import WORTHWHILE_FILES, Store
+from bench.analyze.store import Store
 from bench.errors import UserError
-
-
-def worthwhile(folder: Path) -> bool:
-    """Whether a folder is large, and what a store needs is here."""
-    needed = ("pyarrow", "numpy", "fcntl")
-    return _large(folder) and all(importlib.util.find_spec(name) for name in needed)
-
-
-def _large(folder: Path) -> bool:
-    files = (name for _, _, names in os.walk(folder) for name in names if name.endswith(".jsonl"))
-    return sum(1 for _ in islice(files, WORTHWHILE_FILES)) == WORTHWHILE_FILES
 
 
 def open_stored(folder: Path, *, cache: Path | None, note: Note) -> "Stored":
     """The store of a folder, brought up to date."""
     store = Store(folder, cache=cache, note=note)
     store.refresh()
-    return Stored(store)
+    return Stored(store, folder)
 
 
 class Stored:
     """The rows of one store. They lack what is said of single samples and `facts`: those are in `show FILE`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, folder: Path) -> None:
         self._store = store
-        self.errors = store.errors()
-        self.copies = store.copies()
+        self.errors = [(str(folder / path), reason) for path, reason in store.errors()]
+        self.copies = [(str(folder / path), str(folder / first)) for path, first in store.copies()]
 
     def arrow(self, wanted: str = "", names: tuple[str, ...] = columns.NAMES) -> Any:
         """The rows that an expression asks for, as an Arrow table of these columns."""

@@ -1,7 +1,7 @@
 """Where: conditions on rows as people write them, `workload=matmul, dtype!=float32, step_s<0.01, device~H100`.
 
 Joined by commas, all must hold; `~` is `contains`, whatever the case of the letters. A row without a value has none of
-the values asked for. Dates compare as they stand: 2026-11-02 is after 2026-10.
+the values asked for; `chip=None` asks for just that. Dates compare as they stand: 2026-11-02 is after 2026-10.
 """
 
 import operator
@@ -37,6 +37,8 @@ class Condition:
         if isinstance(value, bool | str | list) or value is None:
             ordered = value is not None and self.field in ORDERED_TEXTS
             return OPERATORS[self.sign](str(value), self.text) if self.sign in {"=", "!="} or ordered else False
+        if self.text == "None" and self.sign in {"=", "!="}:
+            return self.sign == "!="
         return OPERATORS[self.sign](value, self.number)
 
     @property
