@@ -122,14 +122,13 @@ def _condition(summary: Summary, facts: DeviceFacts) -> Row:
 
 def _utilization(summary: Summary, roofs: Ceilings) -> Row:
     """MFU and HFU of the datasheet's peak and of the best matrix product measured here."""
-    dtype = summary.first.identity.dtype
-    peaks = {"datasheet": summary.datasheet_flops_per_s, "measured": roofs.flops_per_s.get(dtype)}
-    found = {name: summary.utilization(peak) for name, peak in peaks.items()}
-    return {
-        f"{kind}_of_{name}": shares[place] if shares else None
-        for name, shares in found.items()
-        for place, kind in enumerate(("mfu", "hfu"))
-    }
+    made: Row = dict.fromkeys(("mfu_of_datasheet", "hfu_of_datasheet", "mfu_of_measured", "hfu_of_measured"))
+    if summary.first.work.tokens:
+        measured = roofs.flops_per_s.get(summary.first.identity.dtype)
+        for name, peak in (("datasheet", summary.datasheet_flops_per_s), ("measured", measured)):
+            if shares := summary.utilization(peak):
+                made[f"mfu_of_{name}"], made[f"hfu_of_{name}"] = shares
+    return made
 
 
 def distribution(summary: Summary) -> Row:

@@ -17,13 +17,15 @@ from bench import chip, model, stats, workload
 from bench.chip import Chip
 from bench.cost import Cost
 from bench.errors import UserError
-from bench.record import Record, ResultFile, Session, Work
+from bench.record import Identity, Planned, Record, ResultFile, Session, Work
 from bench.workload import label
 
 # The roofs themselves, and what runs under none of them: traffic of one kind alone may pass a copy's.
 _ROOFLESS = {
     "matmul", "memory_copy", "memory_read", "memory_write", "memory_triad", "host_copy", "launch_overhead",
 }  # fmt: skip
+# File, session, device, work, version and identity: records with all of them equal are rounds of one case.
+_Key = tuple[str, str, int, bytes, int, Identity]
 Rate = Literal["FLOP/s", "B/s", "tok/s", "launch/s"]
 
 
@@ -64,10 +66,10 @@ class Summary:
     @cached_property
     def status(self) -> str:
         """`ok` when every round is valid; otherwise what went wrong first."""
-        for record in self.records:
-            if not record.valid:
-                return record.status if record.status != "ok" else "invalid"
-        return "ok"
+        if len(self.valid) == len(self.records):
+            return "ok"
+        failed = next(record for record in self.records if not record.valid)
+        return failed.status if failed.status != "ok" else "invalid"
 
     @cached_property
     def launches_s(self) -> list[float]:
@@ -133,12 +135,12 @@ class Summary:
         """The work of one step."""
         return self.first.work.cost()
 
-    @property
+    @cached_property
     def datasheet(self) -> Chip | None:
         """What the sheet says of the chip; None for one that the catalog lacks."""
         return _datasheet(self.session.devices[self.first.device].chip)
 
-    @property
+    @cached_property
     def datasheet_flops_per_s(self) -> float | None:
         """The chip's dense peak for this type; None for a chip that the catalog lacks."""
         return self.datasheet.peak_flops_per_s(self.first.identity.dtype) if self.datasheet else None
@@ -222,17 +224,20 @@ class Ceilings:
 
 def summarize(files: Iterable[ResultFile]) -> list[Summary]:
     """A summary for each case, device and file, in the order of the plan; a run in two files counts once."""
-    groups: dict[tuple[str, str, int, str], tuple[ResultFile, list[Record]]] = {}
+    groups: dict[_Key, tuple[ResultFile, list[Record]]] = {}
     for file in _once(files):
-        order = {(one.workload, str(one.params), one.device): place for place, one in enumerate(file.session.plan)}
-        records = sorted(
-            file.records,
-            key=lambda one: (order.get((one.workload, str(one.params), one.device), len(order)), one.identity.launch),
-        )
-        for record in records:
-            key = (file.name, file.session.id, record.device, record.key())
+        order = {(_work(one), one.device): place for place, one in enumerate(file.session.plan)}
+        keyed = [(_work(one), one) for one in file.records]
+        keyed.sort(key=lambda pair: (order.get((pair[0], pair[1].device), len(order)), pair[1].identity.launch))
+        for work, record in keyed:
+            key = (file.name, file.session.id, record.device, work, record.version, record.identity)
             groups.setdefault(key, (file, []))[1].append(record)
     return [Summary(file=file.name, session=file.session, records=records) for file, records in _merged(groups)]
+
+
+def _work(one: Record | Planned) -> bytes:
+    """Workload and parameters, as something to look up by: 1, 1.0 and true are three."""
+    return msgspec.json.encode((one.workload, one.params), order="deterministic")
 
 
 def extrapolated(summaries: Sequence[Summary]) -> list[Summary]:
@@ -319,13 +324,11 @@ def _once(files: Iterable[ResultFile]) -> list[ResultFile]:
     return list(unique.values())
 
 
-def _merged(
-    groups: dict[tuple[str, str, int, str], tuple[ResultFile, list[Record]]],
-) -> list[tuple[ResultFile, list[Record]]]:
+def _merged(groups: dict[_Key, tuple[ResultFile, list[Record]]]) -> list[tuple[ResultFile, list[Record]]]:
     """Rounds that failed have no measured identity: they join the rounds of the same case that succeeded."""
     merged: dict[tuple[str, str, int, str, str], list[list[Record]]] = {}
     files: dict[tuple[str, str, int, str, str], ResultFile] = {}
-    for (name, session, device, _), (file, records) in groups.items():
+    for (name, session, device, *_), (file, records) in groups.items():
         first = records[0]
         place = (name, session, device, label(first.workload, first.params), first.identity.launch)
         files[place] = file
