@@ -112,7 +112,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             out=Path(out) if out else None,
         )
     except UserError as error:
-        raise pytest.UsageError(f"accelmark: {error}") from None
+        raise pytest.Collector.CollectError(f"accelmark: {error}") from None
     config.stash[_MEASUREMENT] = Measurement(laboratory, plan, Path(out) if out else None)
     metafunc.parametrize(FIXTURE, list(config.stash[_MEASUREMENT].names()), indirect=True)
 
@@ -121,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def accelmark_case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> "list[Record]":
     """The records of one case, a round each. Skips what this device cannot run; fails for what went wrong."""
     selected = {
-        item.callspec.params[FIXTURE]
+        str(item.callspec.params[FIXTURE])
         for item in request.session.items
         if isinstance(item, pytest.Function) and hasattr(item, "callspec") and FIXTURE in item.callspec.params
     }

@@ -325,7 +325,7 @@ class Record(_Strict, frozen=True, tag_field="kind", tag="record"):
     def valid(self) -> bool:
         """Measured, and nothing found that forbids to use it."""
         samples_s = self.samples_s
-        measured = bool(samples_s) and SHORTEST_S <= min(samples_s) and max(samples_s) <= LONGEST_S
+        measured = bool(samples_s) and min(samples_s) >= SHORTEST_S and max(samples_s) <= LONGEST_S
         return self.status == "ok" and measured and not INVALID_FLAGS.intersection(self.flags)
 
     def key(self) -> str:

@@ -30,7 +30,7 @@ def started(*arguments: Any, folder: Path) -> subprocess.CompletedProcess[str]:
         "bench.pytest_plugin",
         *map(str, arguments),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELMARK_RESULTS": str(folder)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "ACCELMARK_RESULTS": str(folder)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -41,17 +41,42 @@ def test_the_timer_gives_back_every_sample_exactly() -> None:
     assert [end - begin for begin, end in begins_and_ends] == samples_s
 
 
-def test_the_workloads_run_as_benchmarks_with_the_runners_rounds(tmp_path: Path) -> None:
+# What `accelmark run` would measure, without measuring: the golden file's plan and records.
+RUNNER = """
+import shutil
+from types import SimpleNamespace
+from bench import commands, record
+from bench.measure import runner
+
+session = record.read({golden!r}).session
+laboratory = SimpleNamespace(
+    specs=["virtual:0"], host=session.host, devices=session.devices, software=session.software, start_s=1.0
+)
+commands.prepare_run = lambda request, device, out: (laboratory, runner.plan_of(session, laboratory, 60.0))
+
+def carry_out(laboratory, planned, *, seed, out, argv, progress):
+    print("measured", sorted(one.case.name for one in planned.cases))
+    shutil.copy({golden!r}, out)
+
+commands.carry_out = carry_out
+"""
+
+
+def test_the_workloads_run_as_benchmarks_with_the_runners_rounds(tmp_path: Path, golden: Path) -> None:
+    (tmp_path / "planted.py").write_text(RUNNER.format(golden=str(golden)))
     said = started(
-        "--benchmark-only", "--pyargs", "bench.benchmarks", "-k", "matmul and float32 and not grouped",
-        "--accelmark-device", "virtual", "--accelmark-out", tmp_path / "kept.jsonl",
-        f"--benchmark-json={tmp_path / 'x.json'}", folder=tmp_path,
+        "-p", "planted", "-s", "--benchmark-only", "--pyargs", "bench.benchmarks",
+        "-k", "float32 and (case[matmul or host_copy)",
+        "--accelmark-out", tmp_path / "kept.jsonl", f"--benchmark-json={tmp_path / 'x.json'}", folder=tmp_path,
     )  # fmt: skip
     assert said.returncode == 0, said.stdout + said.stderr
+    assert said.stdout.count("measured ['host_copy', 'matmul']") == 1
     document, kept = json.loads((tmp_path / "x.json").read_text()), record.read(tmp_path / "kept.jsonl")
-    (one,) = document["benchmarks"]
-    assert one["stats"]["data"] == [sample for made in kept.records for sample in made.samples_s]
-    assert len(one["extra_info"]["rounds_s"]) == len(kept.records) == kept.session.rounds > 1
+    one, other = sorted(document["benchmarks"], key=lambda one: str(one["group"] != "matmul"))
+    assert other["group"] == "host_copy"
+    own = [made for made in kept.records if made.workload == "matmul" and made.identity.dtype == "float32"]
+    assert one["stats"]["data"] == [sample for made in own for sample in made.samples_s]
+    assert len(one["extra_info"]["rounds_s"]) == kept.session.rounds == 2
     assert one["name"].startswith("test_case[matmul m=") and one["group"] == "matmul"
     assert one["options"]["timer"] == "accelmark"
     assert os.uname().nodename not in json.dumps(document["machine_info"])
@@ -66,8 +91,8 @@ def test_disabled_benchmarks_measure_nothing(tmp_path: Path) -> None:
 
 def test_what_cannot_be_planned_is_said_in_a_line(tmp_path: Path) -> None:
     said = started("--benchmark-only", "--pyargs", "bench.benchmarks", "--accelmark-suite", "huge", folder=tmp_path)
-    assert said.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "ERROR: accelmark: " in said.stderr and "Traceback" not in said.stderr
+    assert said.returncode == pytest.ExitCode.INTERRUPTED and "Traceback" not in said.stdout
+    assert "accelmark: no suite is named 'huge': there are full, quick, standard" in said.stdout + said.stderr
 
 
 def test_other_peoples_tests_run_as_before_with_and_without_pytest_benchmark(tmp_path: Path) -> None:
