@@ -18,6 +18,8 @@ _EXPLAINED = (
 
 def grouped(groups: Sequence[Row], by: str | None, style: str = "simple") -> list[str]:
     """Groups as a table: the values of `by` across where they are few, else one line for each group."""
+    if not groups:
+        return ["no row is like that"]
     if by and spread_out(list(groups), by):
         columns, lines = arranged(list(groups), by)
         body = [[plain(name), *(_cell(one) if one else "" for one in found)] for name, *found in lines]
