@@ -7,9 +7,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+<<<<<<< HEAD
 _COMMANDS = (
     "calibrate", "check", "compare", "devices", "estimate_rows", "estimate_serving", "estimate_training",
-    "frame", "listing", "meter", "plan", "run", "show", "submit", "table",
+    "frame", "grouped", "listing", "meter", "plan", "run", "show", "standing", "submit", "table",
 )  # fmt: skip
 
 

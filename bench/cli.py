@@ -190,13 +190,17 @@ def run(
 
 @main.command()
 @paths("file")
+@click.option("--pytest-benchmark", is_flag=True, help="Print it as pytest-benchmark's JSON, for its `compare`.")
 @as_table
-def show(file: Path, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
+def show(file: Path, pytest_benchmark: bool, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
     """Show a result file: what was measured on what, and what came out."""
     from bench import commands, record
     from bench.analyze import show as shows
 
-    style = shows.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
+    style = shows.one_style(json=as_json, csv=as_csv, markdown=as_markdown, pytest_benchmark=pytest_benchmark)
+    if pytest_benchmark:
+        _print_json(commands.pytest_benchmark(file))
+        return
     document = commands.show(file)
     if style == "json":
         _print_json(document)
@@ -276,27 +280,62 @@ def submit(
 
 @main.command()
 @paths("sources", nargs=-1)
-@click.option("--by", metavar="FIELD", help="One column for each value of FIELD: device, dtype, model, session, ...")
+@click.option("--by", metavar="FIELD", help="Medians over machines for each value: chip, machine, model, date, ...")
 @click.option("--where", metavar="EXPR", default="", help="For example workload=matmul,step_s<0.01,device~H100.")
+@click.option("--standing", type=click.Path(path_type=Path), metavar="FILE", help="Where FILE's machine stands.")
+@click.option("--price-per-hour", type=click.FloatRange(min=0, min_open=True), help="Of one device, in your money.")
+@click.option("--parquet", type=click.Path(path_type=Path), metavar="PATH", help="Write the rows as a Parquet file.")
+@click.option("--errors", is_flag=True, help="Show which files were left out, and why.")
+@click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="For large folders.  [default: ~/.cache]")
 @as_table
 def table(
-    sources: tuple[Path, ...], by: str | None, where: str, as_json: bool, as_csv: bool, as_markdown: bool
+    sources: tuple[Path, ...],
+    by: str | None,
+    where: str,
+    standing: Path | None,
+    price_per_hour: float | None,
+    parquet: Path | None,
+    errors: bool,
+    cache: Path | None,
+    as_json: bool,
+    as_csv: bool,
+    as_markdown: bool,
 ) -> None:
     """Print the results in files and folders as one table.  [default: the results folder]"""
     from bench import commands
-    from bench.analyze import show
+    from bench.analyze import show, show_groups
     from bench.errors import UserError
 
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
-    if by and style in {"json", "csv"}:
-        raise UserError("--by arranges a table for people: --json and --csv have the plain rows")
-    rows = commands.table(sources, where=where)
-    if style == "json":
-        _print_json(rows)
-    elif style == "csv":
-        print(show.csv_text(rows), end="")
+    if sum(map(bool, (by or price_per_hour, standing, parquet, errors))) > 1:
+        raise UserError(
+            "--by (or --price-per-hour), --standing, --parquet and --errors are views of their own: take one"
+        )
+    source = commands.source(sources, cache=cache, note=_progress(None).note)
+    drawn = "github" if style == "markdown" else "simple"
+    if errors:
+        document = commands.left_out(source)
+        lines = show_groups.left_out(source.errors, source.copies)
+    elif parquet:
+        document = commands.parquet(source, parquet, where=where)
+        lines = [f"{document[0]['rows']} rows in {parquet}"]
+    elif standing:
+        document = commands.standing(standing, source, where=where)
+        lines = show_groups.standing(document, drawn)
+    elif by or price_per_hour or (style not in {"json", "csv"} and commands.too_long(source, where)):
+        document = commands.grouped(source, by=by, where=where, price_per_hour=price_per_hour)
+        lines = show_groups.grouped(document, by, drawn)
     else:
-        print(show.table(rows, "github" if style == "markdown" else "simple", by=by, devices=True))
+        document = source.rows(where)
+        lines = [show.table(document, drawn, devices=True)]
+    if style == "json":
+        _print_json(document)
+    elif style == "csv":
+        print(show.csv_text(document), end="")
+    else:
+        left = [f"{len(source.errors)} files were left out: --errors says why"] if source.errors and not errors else []
+        _print_lines([*lines, *left])
+    sys.exit(1 if errors and source.errors else 0)
 
 
 class _ManyValues(click.Command):
@@ -334,12 +373,16 @@ class _ManyValues(click.Command):
     help="Result files of the other side.",
 )
 @click.option(
+    "--where", metavar="EXPR", default="", help="Of both sides, as for table: power_limit_w=700,workload=matmul."
+)
+@click.option(
     "--fail-if-slower", metavar="PCT", type=float, help="Exit status 1 when a case is slower by more than this."
 )
 @as_table
 def compare(
     before: tuple[Path, ...],
     after: tuple[Path, ...],
+    where: str,
     fail_if_slower: float | None,
     as_json: bool,
     as_csv: bool,
@@ -352,7 +395,7 @@ def compare(
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
     # A limit below the usual threshold asks for a finer judgement.
     threshold = None if fail_if_slower is None else min(0.02, max(fail_if_slower / 100, 0.001))
-    document = commands.compare(before, after, threshold=threshold)
+    document = commands.compare(before, after, where=where, threshold=threshold)
     if style == "json":
         _print_json(document)
     elif style == "csv":

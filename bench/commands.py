@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.analyze.source import Source
     from bench.estimate.ask import Where
     from bench.measure.plan import Plan, Request
     from bench.measure.runner import Laboratory, Outcome, Progress
@@ -187,18 +190,71 @@ def show(path: str | os.PathLike[str]) -> Document:
     return {"session": msgspec.to_builtins(file.session), "torn": file.torn, "rows": tables.rows([file])}
 
 
-def table(paths: Paths = (), *, where: str = "") -> list[Document]:
+def pytest_benchmark(path: str | os.PathLike[str]) -> Document:
+    """One file in the format of pytest-benchmark."""
+    from bench import record
+    from bench.analyze import pytest_export
+
+    return pytest_export.document(record.read(path))
+
+
+def table(paths: Paths = (), *, where: str = "", cache: Path | None = None) -> list[Document]:
     """Rows of result files and folders; without any, of the results folder."""
-    from bench.analyze import table as tables
-
-    return tables.rows(tables.files(paths or [results_folder()]), where)
+    return source(paths, cache=cache).rows(where)
 
 
-def frame(paths: Paths = (), *, where: str = "") -> Any:
+def frame(paths: Paths = (), *, where: str = "", cache: Path | None = None) -> Any:
     """The rows of `table` as a pandas DataFrame."""
+    return source(paths, cache=cache).frame(where)
+
+
+def source(paths: Paths = (), *, cache: Path | None = None, note: "Callable[[str], None] | None" = None) -> "Source":
+    """Where rows come from: files as they are read, or the store of a large folder, brought up to date."""
+    from bench.analyze.source import open_source
+
+    return open_source(paths or [results_folder()], cache=cache, note=note)
+
+
+def grouped(
+    rows: "Paths | Source" = (), *, by: str | None = None, where: str = "", price_per_hour: float | None = None
+) -> list[Document]:
+    """One row for each case, device and value of `by`: medians over machines, how they spread, how many they are."""
+    from bench.analyze import grouped as groups
+
+    return groups.groups(_opened(rows).typical(where, by), by, price_per_hour=price_per_hour)
+
+
+def standing(file: str | os.PathLike[str], rows: "Paths | Source" = (), *, where: str = "") -> list[Document]:
+    """Where the machine of one file stands among others with its chip: a row for each case that was measured."""
+    from bench import record
+    from bench.analyze import standing as standings
     from bench.analyze import table as tables
 
-    return tables.frame(paths or [results_folder()], where)
+    own = tables.rows([record.read(file)], where)
+    return standings.standing(own, _opened(rows).typical(standings.near(own, where)))
+
+
+def parquet(rows: "Paths | Source", path: Path, *, where: str = "") -> list[Document]:
+    """Writes the rows as a Parquet file."""
+    from bench.analyze import table as tables
+
+    return [{"file": str(path), "rows": tables.write_parquet(_opened(rows), where, path)}]
+
+
+def left_out(rows: "Paths | Source" = ()) -> list[Document]:
+    """Files of which no row is in the table: those that cannot be read, and copies of a run."""
+    found = _opened(rows)
+    bad = [{"file": path, "reason": reason, "same_run_as": None} for path, reason in found.errors]
+    return bad + [{"file": path, "reason": None, "same_run_as": first} for path, first in found.copies]
+
+
+def too_long(found: "Source", where: str) -> bool:
+    """Whether so many rows are asked for that people read medians over machines instead."""
+    return found.count(where) > 1000
+
+
+def _opened(rows: "Paths | Source") -> "Source":
+    return source(rows) if isinstance(rows, Sequence) else rows
 
 
 def check(paths: Paths, *, table: str | os.PathLike[str] | None = None) -> list[Document]:
@@ -251,7 +307,7 @@ def submit(
     }
 
 
-def compare(before: Paths, after: Paths, *, threshold: float | None = None) -> Document:
+def compare(before: Paths, after: Paths, *, where: str = "", threshold: float | None = None) -> Document:
     """Both sides' common cases with verdicts."""
     import msgspec
 
@@ -259,7 +315,7 @@ def compare(before: Paths, after: Paths, *, threshold: float | None = None) -> D
     from bench.analyze import table as tables
 
     limit = compares.THRESHOLD if threshold is None else threshold
-    found = compares.compare(tables.files(before), tables.files(after), threshold=limit)
+    found = compares.compare(tables.files(before), tables.files(after), threshold=limit, where=where)
     return msgspec.json.decode(msgspec.json.encode(found), type=dict)  # lists for tuples, as JSON has it
 
 

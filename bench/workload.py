@@ -14,7 +14,7 @@ import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -149,8 +149,14 @@ class Workload(ABC):
 
 def label(name: str, params: dict[str, Any]) -> str:
     """A case as people read it: the workload and its parameters, without those that are as they mostly are."""
-    usual = _defaults(name)
-    shown = (f"{key}={value}" for key, value in params.items() if key == "dtype" or usual.get(key, ...) != value)
+    kinds = tuple(map(type, params.values()))  # 1, 1.0 and True are equal, and read differently
+    return _label(name, tuple(params.items()), kinds, os.environ.get("ACCELMARK_WORKLOADS", ""))
+
+
+@lru_cache(maxsize=10_000)
+def _label(name: str, params: tuple[tuple[str, Any], ...], kinds: tuple[type, ...], own_folders: str) -> str:
+    usual = _defaults(name, own_folders)
+    shown = (f"{key}={value}" for key, value in params if key == "dtype" or usual.get(key, ...) != value)
     return " ".join([name, *shown])
 
 
@@ -222,8 +228,12 @@ def kinds(kind: type[Workload]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _defaults(name: str) -> dict[str, Any]:
-    """What a workload's optional parameters mostly are; nothing for one that is not known here."""
+@cache
+def _defaults(name: str, own_folders: str) -> dict[str, Any]:
+    """What a workload's optional parameters mostly are; nothing for one that is not known here.
+
+    Kept, because a table labels every row: looking through the folders each time took nine tenths of its time.
+    """
     try:
         fields = dataclasses.fields(find(name))
     except UserError:

@@ -288,7 +288,7 @@ def test_two_power_limits_are_not_comparable(build: Any) -> None:
 def test_rounds_of_one_side_in_two_modes_are_not_comparable(build: Any) -> None:
     mixed = [build.record(), identity("cache", "warm")(build.record(round=1))]
     row = only(build.file(mixed), build.file([build.record()], id="b" * 16))
-    assert row.reason == "one side has different versions, modes or power limits in it"
+    assert row.reason == "cache differs within one side: cold_rotate and warm; --where can select one of them"
 
 
 @pytest.mark.parametrize("status", ["oom", "timeout", "crash", "unsupported", "skipped", "waived"])
@@ -315,11 +315,15 @@ def test_cases_of_one_side_only_are_listed(build: Any) -> None:
     assert (compare([one], [two]).only_before, compare([one], [two]).only_after) == ([], [name])
 
 
-def test_another_device_is_another_case(build: Any) -> None:
-    other = [replace(build.session().devices[0], name="Other GPU")]
-    found = compare([build.file([build.record()])], [build.file([build.record()], id="b" * 16, devices=other)])
-    assert found.rows == []
-    assert len(found.only_before) == len(found.only_after) == 1
+def test_another_device_is_another_case_where_the_sides_share_one(build: Any) -> None:
+    device = build.session().devices[0]
+    both = [device, replace(device, name="Other GPU")]
+    found = compare(
+        [build.file([build.record()])],
+        [build.file([build.record(), build.record(device=1)], id="b" * 16, devices=both)],
+    )
+    assert [row.device for row in found.rows] == ["Virtual GPU"]
+    assert found.only_after == ["matmul m=64 n=64 k=64 dtype=float32 on Other GPU"]
 
 
 def test_everything_else_that_differs_is_listed(build: Any) -> None:

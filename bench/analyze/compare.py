@@ -10,14 +10,12 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import msgspec
+from dataclasses import dataclass, field, replace
 
 from bench import stats, units
-from bench.analyze.summary import Summary, summarize
-from bench.record import Record, ResultFile, Session
+from bench.analyze.score import Error, Score, score
+from bench.analyze.sides import Place, Side, by_case, differences, incomparable, other_devices, selected
+from bench.record import Record, ResultFile
 
 # Two sides measured one after the other differ by the drift of the machine between the two sittings: temperature,
 # neighbours, page layout. Standard deviation of what a sitting does to the logarithm of a time beyond what its rounds
@@ -31,6 +29,12 @@ THRESHOLD = 0.02
 # A single round on a side says nothing of how rounds differ; this is assumed then.
 LAUNCH_SD = 0.01
 FALSE_DISCOVERIES = 0.05
+CONFIDENCE = 0.95
+# One machine says nothing of how machines of its model differ. Assumed then: 5 % and more within a node are known
+# (stas00/ml-engineering, issue 117), up to 22 % in a large installation (Sinha et al., SC22).
+MACHINE_SD = 0.03
+# From so many machines a side on a comparison speaks of models (method: five independent units are the least).
+MODEL_MACHINES = 5
 # Boards leak more when they are warm: sides that began further apart than this are not in the same state.
 SAME_TEMPERATURE_C = 5.0
 
@@ -52,7 +56,9 @@ class Comparison:
     interval95: tuple[float, float] | None = None
     p_value: float | None = None
     interleaved: bool = False
+    machines: tuple[int, int] = (0, 0)
     lost: bool = False  # valid before, and failed or wrong after
+    error: Error | None = None  # of the ratio's logarithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,120 +69,80 @@ class Compared:
     only_before: list[str]
     only_after: list[str]
     differences: list[str]  # of the two sides' environments
+    notes: list[str] = field(default_factory=list)  # how far the verdicts reach
+    score: Score | None = None
 
     def count(self, verdict: str) -> int:
         """How many rows have this verdict."""
         return sum(row.verdict == verdict for row in self.rows)
 
 
-_Place = tuple[str, str, int]
+def compare(
+    before: Sequence[ResultFile], after: Sequence[ResultFile], *, threshold: float = THRESHOLD, where: str = ""
+) -> Compared:
+    """Every case that both sides have, with a verdict; the rest is listed.
 
-
-@dataclass(frozen=True)
-class _Side:
-    """One case on one side: its rounds, over one or several files."""
-
-    summaries: list[Summary]
-
-    @property
-    def records(self) -> list[Record]:
-        return sorted((record for one in self.summaries for record in one.valid), key=lambda record: record.started)
-
-    @property
-    def vendor(self) -> str:
-        return self.summaries[0].session.devices[self.summaries[0].first.device].vendor
-
-    @property
-    def launches_s(self) -> list[float]:
-        return [stats.median(record.samples_s) for record in self.records]
-
-
-def compare(before: Sequence[ResultFile], after: Sequence[ResultFile], *, threshold: float = THRESHOLD) -> Compared:
-    """Every case that both sides have, with a verdict; the rest is listed."""
-    sides = [_by_case(summarize(files)) for files in (before, after)]
-    common = [case for case in sides[0] if case in sides[1]]
-    pairs = [(sides[0][case], sides[1][case]) for case in common]
-    rows = _marked([_compared(*pair, threshold) for pair in pairs])
+    Sides without a device in common are compared case by case: the device is then what makes the difference.
+    """
+    found = [selected(files, where) for files in (before, after)]
+    across = other_devices(*found)
+    sides = [by_case(summaries, across=across) for summaries in found]
+    pairs = [(sides[0][case], sides[1][case]) for case in sides[0] if case in sides[1]]
+    rows = _marked([_compared(*pair, threshold, across=across) for pair in pairs])
+    only = [[_name(case) for case in one if case not in other] for one, other in (sides, sides[::-1])]
     return Compared(
         rows=rows,
-        only_before=[_name(case) for case in sides[0] if case not in sides[1]],
-        only_after=[_name(case) for case in sides[1] if case not in sides[0]],
-        differences=_differences([file.session for file in before], [file.session for file in after]),
+        only_before=only[0],
+        only_after=only[1],
+        differences=differences(*([one.session for one in files] for files in (before, after))),
+        notes=_notes(rows, pairs),
+        score=score(rows, len(rows) + len(only[0]) + len(only[1])),
     )
 
 
-def _by_case(summaries: list[Summary]) -> dict[_Place, _Side]:
-    """Cases by name, device and its place among those of its name; several files of one side are more rounds."""
-    cases: dict[_Place, _Side] = {}
-    for one in summaries:
-        place = sum(facts.name == one.device for facts in one.session.devices[: one.first.device])
-        cases.setdefault((one.case, one.device, place), _Side([])).summaries.append(one)
-    return cases
+def _name(place: Place) -> str:
+    return f"{place[0]} on {place[1]}" if place[1] else place[0]
 
 
-def _name(place: _Place) -> str:
-    return f"{place[0]} on {place[1]}"
-
-
-def _compared(before: _Side, after: _Side, threshold: float) -> Comparison:
-    first = before.summaries[0]
+def _compared(before: Side, after: Side, threshold: float, *, across: bool) -> Comparison:
+    case, device = before.summaries[0].case, before.summaries[0].device
+    if across:
+        device += f" and {after.summaries[0].device}"
 
     def refused(reason: str, lost: bool = False) -> Comparison:
-        return Comparison(case=first.case, device=first.device, verdict="not comparable", reason=reason, lost=lost)
+        return Comparison(case=case, device=device, verdict="not comparable", reason=reason, lost=lost)
 
     for name, side in (("before", before), ("after", after)):
         if not side.launches_s:
             status = ", ".join(sorted({one.status for one in side.summaries}))
             return refused(f"no valid round {name}: {status}", lost=bool(before.launches_s))
-    if reason := _incomparable(before, after):
+    if reason := incomparable(before, after, across=across):
         return refused(reason)
     interleaved = _interleaved(before.records, after.records)
-    ratio = _ratio(before, after, interleaved)
-    assert ratio is not None
+    ratio, assumed = _ratio(before, after, interleaved)
     found, reason = stats.verdict(ratio, threshold), ""
     if doubt := found in {"faster", "slower"} and _doubt(before, after, math.log(ratio.ratio)):
         found, reason = "inconclusive", doubt
-    elif found in {"faster", "slower"}:
+    elif found in {"faster", "slower"} and not across:
         reason = _hint(before, after, math.log(ratio.ratio), threshold)
     return Comparison(
-        case=first.case,
-        device=first.device,
+        case=case,
+        device=device,
         verdict=found,
         reason=reason,
-        before_s=stats.geometric_mean(before.launches_s),
-        after_s=stats.geometric_mean(after.launches_s),
+        before_s=_typical(before),
+        after_s=_typical(after),
         rounds=(len(before.launches_s), len(after.launches_s)),
         ratio=ratio.ratio,
         interval95=(ratio.interval95.low, ratio.interval95.high),
         p_value=ratio.p_value,
         interleaved=interleaved,
+        machines=(len(before.machines), len(after.machines)),
+        error=Error(own=max(0.0, ratio.standard_error_log**2 - assumed), assumed=assumed, df=ratio.df),
     )
 
 
-def _incomparable(before: _Side, after: _Side) -> str:
-    """The first thing that must be equal and is not, or nothing."""
-    conditions = [[_conditions(one) for one in side.summaries if one.valid] for side in (before, after)]
-    for side in conditions:
-        if any(one != side[0] for one in side):
-            return "one side has different versions, modes or power limits in it"
-    for name, value in conditions[0][0].items():
-        if value != conditions[1][0][name]:
-            return f"{name}: {value} and {conditions[1][0][name]}"
-    return ""
-
-
-def _conditions(summary: Summary) -> dict[str, Any]:
-    """What must be equal for two times to be compared."""
-    record, facts = summary.valid[0], summary.session.devices[summary.first.device]
-    return {
-        "method": summary.session.harness.method,
-        f"{record.workload} version": record.version,
-        **msgspec.structs.asdict(record.identity),
-        "power limit": facts.readings.get("power_limit_w"),
-    }
-
-
-def _doubt(before: _Side, after: _Side, log_ratio: float) -> str:
+def _doubt(before: Side, after: Side, log_ratio: float) -> str:
     """Why a difference that the numbers show is not to be believed, or nothing."""
     if any("below_timer_floor" in record.flags for side in (before, after) for record in side.records):
         return "samples are too short for the clock"
@@ -189,7 +155,7 @@ def _doubt(before: _Side, after: _Side, log_ratio: float) -> str:
     return ""
 
 
-def _hint(before: _Side, after: _Side, log_ratio: float, threshold: float) -> str:
+def _hint(before: Side, after: Side, log_ratio: float, threshold: float) -> str:
     """What may have made the difference: another clock, when in cycles there is none, or another temperature."""
     clocks = [_told(side, "clock_hz", first=False) for side in (before, after)]
     left = abs(log_ratio + math.log(clocks[1] / clocks[0])) if all(clocks) else math.inf
@@ -201,14 +167,14 @@ def _hint(before: _Side, after: _Side, log_ratio: float, threshold: float) -> st
     return ""
 
 
-def _told(side: _Side, name: str, *, first: bool) -> float:
+def _told(side: Side, name: str, *, first: bool) -> float:
     """Mean over a side's rounds of what was told of a quantity, at first or over the window; 0 where it was not."""
     told = [one.telemetry.series[name].values for one in side.records if one.telemetry and name in one.telemetry.series]
     means = [values[0] if first else statistics.fmean(values) for values in told if values]
     return statistics.fmean(means) if means else 0.0
 
 
-def _taken(side: _Side) -> float:
+def _taken(side: Side) -> float:
     """Share of CPU time that the rounds of a side lost to other programs and to the hypervisor's other guests."""
     found = [record.contention for record in side.records if record.contention]
     return statistics.fmean((one.pressure or 0.0) + (one.stolen or 0.0) for one in found) if found else 0.0
@@ -223,14 +189,36 @@ def _interleaved(before: list[Record], after: list[Record]) -> bool:
     return turns >= len(before)
 
 
-def _ratio(before: _Side, after: _Side, interleaved: bool) -> stats.Ratio | None:
-    if interleaved:
-        return stats.paired_ratio(before.launches_s, after.launches_s)
-    sitting_sd = SITTING_SD.get(before.vendor, SITTING_SD_ELSEWHERE)
-    # One round alone shows no spread of its own: it brings the assumed one.
-    alone = sum(len(side.launches_s) == 1 for side in (before, after))
-    extra = 2 * sitting_sd**2 + alone * LAUNCH_SD**2
-    return stats.welch_ratio(before.launches_s, after.launches_s, extra_variance=extra, extra_df=SITTING_DF)
+def _ratio(before: Side, after: Side, interleaved: bool) -> tuple[stats.Ratio, float]:
+    """The ratio of times, and how much of its variance was assumed and not seen.
+
+    Between machines the machine is what is repeated: many rounds of one board say nothing of the next.
+    """
+    machines = before.machines, after.machines
+    several = max(map(len, machines)) > 1
+    if several and machines[0].keys() == machines[1].keys():
+        ratio, assumed = stats.paired_ratio(*(list(one.values()) for one in machines)), 0.0
+    elif several:
+        assumed = MACHINE_SD**2 * sum(len(one) == 1 for one in machines)
+        ratio = stats.welch_ratio(
+            *(list(one.values()) for one in machines), extra_variance=assumed, extra_df=SITTING_DF
+        )
+    elif interleaved:
+        ratio, assumed = stats.paired_ratio(before.launches_s, after.launches_s), 0.0
+    else:
+        sitting_sd = SITTING_SD.get(before.vendor, SITTING_SD_ELSEWHERE)
+        # One round alone shows no spread of its own: it brings the assumed one.
+        alone = sum(len(side.launches_s) == 1 for side in (before, after))
+        assumed = 2 * sitting_sd**2 + alone * LAUNCH_SD**2
+        ratio = stats.welch_ratio(before.launches_s, after.launches_s, extra_variance=assumed, extra_df=SITTING_DF)
+    assert ratio is not None
+    return ratio, assumed
+
+
+def _typical(side: Side) -> float:
+    """Of one machine the geometric mean of its rounds, of several that of the machines."""
+    machines = side.machines
+    return stats.geometric_mean(list(machines.values()) if len(machines) > 1 else side.launches_s)
 
 
 def _marked(rows: list[Comparison]) -> list[Comparison]:
@@ -247,32 +235,20 @@ def _marked(rows: list[Comparison]) -> list[Comparison]:
     ]
 
 
-def _differences(before: list[Session], after: list[Session]) -> list[str]:
-    """What else differs between the sides, so that nobody takes one change for another."""
-
-    def facts(sessions: list[Session]) -> dict[str, str]:
-        found: dict[str, set[str]] = {}
-        for session in sessions:
-            values = {
-                "accelmark": session.harness.version,
-                "commit": session.harness.commit or "unknown",
-                "kernel": session.host.kernel,
-                "cpu": session.host.cpu,
-                "threads": str(session.host.threads),
-                "governor": session.host.governor or "unknown",
-                **session.software,
-                **session.host.settings,
-            }
-            for number, device in enumerate(session.devices):
-                values |= {f"device {number}": device.name, f"driver {number}": device.driver or "unknown"}
-                values |= {f"board {number}": device.uuid_hash or "unknown"}
-            for name, value in values.items():
-                found.setdefault(name, set()).add(value)
-        return {name: ", ".join(sorted(values)) for name, values in found.items()}
-
-    one, other = facts(before), facts(after)
-    return [
-        f"{name}: {one.get(name, 'unknown')} and {other.get(name, 'unknown')}"
-        for name in {**one, **other}
-        if one.get(name) != other.get(name)
-    ]
+def _notes(rows: Sequence[Comparison], pairs: Sequence[tuple[Side, Side]]) -> list[str]:
+    """How far the verdicts reach."""
+    notes = []
+    tested = sum(row.p_value is not None for row in rows)
+    if tested > 1:
+        notes.append(
+            f"{tested} cases were tested: without a difference anywhere about {tested * (1 - CONFIDENCE):.1f} of them "
+            "would be called different; those that may be chance say so"
+        )
+    apart = [pair for pair in pairs if pair[0].machines.keys() != pair[1].machines.keys()]
+    fewest = min((len(side.machines) for pair in apart for side in pair if side.machines), default=MODEL_MACHINES)
+    if fewest < MODEL_MACHINES:
+        notes.append(
+            f"a side has {fewest} machine{'s' * (fewest > 1)}: this compares machines and not models, of which boards "
+            f"differ by some percent; that takes {MODEL_MACHINES} machines a side"
+        )
+    return notes

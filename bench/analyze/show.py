@@ -57,7 +57,7 @@ def headline(session: Session, style: str = "simple") -> list[str]:
     lines.append(f"accelmark {session.harness.version}, method {session.harness.method}, {', '.join(versions)}")
     lines.append(f"run {session.id}, {session.started}, suite {session.suite}, {session.rounds} rounds")
     lines += [f"note: {finding.message}" for finding in session.preflight]
-    return _styled([plain(line, 300) for line in lines], style)
+    return styled([plain(line, 300) for line in lines], style)
 
 
 def _idle(session: Session, number: int) -> str:
@@ -192,7 +192,8 @@ def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
                 row["verdict"] + (f": {plain(row['reason'])}" if row["reason"] else ""),
             ]
         )
-    lines = [f"only before: {plain(case)}" for case in document["only_before"]]
+    lines = [*_score(document["score"]), *map(plain, document["notes"])]
+    lines += [f"only before: {plain(case)}" for case in document["only_before"]]
     lines += [f"only after: {plain(case)}" for case in document["only_after"]]
     lines += [f"also differs: {plain(difference)}" for difference in document["differences"]]
     if any(row["verdict"] != "not comparable" and not row["interleaved"] for row in rows):
@@ -201,7 +202,21 @@ def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
             "run them alternately, several times each, to see smaller differences"
         )
     header = ["case", "before", "after", "time ratio", "95 % interval", "rounds", "verdict"]
-    return [tabulate(header, body, style), "", *_styled(lines, style)]
+    return [tabulate(header, body, style), "", *styled(lines, style)]
+
+
+def _score(found: dict[str, Any] | None) -> list[str]:
+    """All cases as one number, or why not."""
+    if found is None:
+        return []
+    if found["ratio"] is None:
+        return [f"no ratio over all cases: {found['reason']}"]
+    low, high = found["interval95"]
+    times = f"{units.seconds(found['before_s'])} and {units.seconds(found['after_s'])}"
+    return [
+        f"over all {found['cases']} cases: time ratio {found['ratio']:.3f}, 95 % interval {low:.3f} to {high:.3f} "
+        f"(geometric mean); one step of each took {times}"
+    ]
 
 
 def rate(row: Row) -> str:
@@ -240,7 +255,7 @@ def distributions(rows: Sequence[Row], style: str = "simple") -> str:
         if row.get("samples")
     ]
     header = ["samples of", "number", "min", "q1", "median", "mean", "q3", "p90", "p99", "far out", "page faults"]
-    return tabulate(*_without_empty(header, body), style)
+    return tabulate(*without_empty(header, body), style)
 
 
 def facts(rows: Sequence[Row], style: str = "simple") -> list[str]:
@@ -260,7 +275,7 @@ def facts(rows: Sequence[Row], style: str = "simple") -> list[str]:
         ]
         if words:
             lines.append(plain(f"{row['case']}: {', '.join(words)}", 300))
-    return _styled(lines, style)
+    return styled(lines, style)
 
 
 def timers(readings: Sequence[dict[str, Any]]) -> str:
@@ -298,7 +313,7 @@ def power(rows: Sequence[Row], style: str = "simple") -> str:
     ]
     header = ["power of", "mean", "energy of a step", "less idle", "of a token", "±95 %", "by", "clock"]
     header += ["held by the power limit", "at most"]
-    return tabulate(*_without_empty(header, body), style) if body else ""
+    return tabulate(*without_empty(header, body), style) if body else ""
 
 
 def tabulate(header: list[str], body: Cells, style: str = "simple") -> str:
@@ -355,7 +370,7 @@ def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tupl
         ]
         for row in rows
     ]
-    return _without_empty(header, body)
+    return without_empty(header, body)
 
 
 def _energy(row: Row) -> str:
@@ -423,7 +438,7 @@ def _markdown(cell: str) -> str:
     return "".join(f"\\{char}" if char in "|`[]*_" else char for char in escaped)
 
 
-def _styled(lines: list[str], style: str) -> list[str]:
+def styled(lines: list[str], style: str) -> list[str]:
     """Lines round a table; in Markdown as a list, because it would run them together."""
     return [f"- {_markdown(line)}" for line in lines] if style == "github" else lines
 
@@ -436,7 +451,7 @@ def _or_dash(value: Any, say: Any) -> str:
     return "" if value is None else str(say(value))
 
 
-def _without_empty(header: list[str], body: Cells) -> tuple[list[str], Cells]:
+def without_empty(header: list[str], body: Cells) -> tuple[list[str], Cells]:
     """Columns that nobody has a value in only push the others off the screen."""
     kept = [place for place in range(len(header)) if not body or any(line[place] for line in body)]
     return [header[place] for place in kept], [[line[place] for place in kept] for line in body]

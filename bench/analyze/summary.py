@@ -8,19 +8,24 @@ import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Literal
 
 import msgspec
 
 from bench import chip, model, stats, workload
+from bench.chip import Chip
+from bench.cost import Cost
 from bench.errors import UserError
-from bench.record import Record, ResultFile, Session, Work
+from bench.record import Identity, Planned, Record, ResultFile, Session, Work
 from bench.workload import label
 
 # The roofs themselves, and what runs under none of them: traffic of one kind alone may pass a copy's.
 _ROOFLESS = {
     "matmul", "memory_copy", "memory_read", "memory_write", "memory_triad", "host_copy", "launch_overhead",
 }  # fmt: skip
+# File, session, device, work, version and identity: records with all of them equal are rounds of one case.
+_Key = tuple[str, str, int, bytes, int, Identity]
 Rate = Literal["FLOP/s", "B/s", "tok/s", "launch/s"]
 
 
@@ -41,12 +46,12 @@ class Summary:
         """A record to read off what they all share."""
         return self.records[0]
 
-    @property
+    @cached_property
     def valid(self) -> list[Record]:
         """The rounds that count."""
         return [record for record in self.records if record.valid]
 
-    @property
+    @cached_property
     def case(self) -> str:
         """The case as people read it, the launch mode named where it is not the plain one."""
         launch, stacked = self.first.identity.launch, self.first.extras.get("extrapolated_from_layers")
@@ -58,20 +63,20 @@ class Summary:
         """The device's own name."""
         return self.session.devices[self.first.device].name
 
-    @property
+    @cached_property
     def status(self) -> str:
         """`ok` when every round is valid; otherwise what went wrong first."""
-        for record in self.records:
-            if not record.valid:
-                return record.status if record.status != "ok" else "invalid"
-        return "ok"
+        if len(self.valid) == len(self.records):
+            return "ok"
+        failed = next(record for record in self.records if not record.valid)
+        return failed.status if failed.status != "ok" else "invalid"
 
-    @property
+    @cached_property
     def launches_s(self) -> list[float]:
         """The median step time of each valid round, in order."""
         return [stats.median(record.samples_s) for record in sorted(self.valid, key=lambda record: record.round)]
 
-    @property
+    @cached_property
     def step_s(self) -> float | None:
         """The median of the rounds' medians."""
         return stats.median(self.launches_s) if self.valid else None
@@ -85,7 +90,7 @@ class Summary:
             return relative_half_width(self.launches_s)
         return stats.location(self.valid[0].samples_s).relative_half_width if self.valid else None
 
-    @property
+    @cached_property
     def rate(self) -> tuple[float, Rate] | None:
         """Work by time. For whole steps that is total work by total time, for single operations work by the median."""
         step_s = self.step_s
@@ -97,17 +102,17 @@ class Summary:
         if work.tokens:
             steps = sum(len(record.samples_s) * _repeats(record) for record in self.valid)
             return work.tokens * steps / math.fsum(math.fsum(r.samples_s) * _repeats(r) for r in self.valid), "tok/s"
-        if work.attention_flops and not work.gemm_flops and work.cost().flops < MEMORY_BOUND * work.bytes:
+        if work.attention_flops and not work.gemm_flops and self.cost.flops < MEMORY_BOUND * work.bytes:
             return work.bytes / step_s, "B/s"
         if work.gemm_flops or work.attention_flops:
-            return work.cost().flops / step_s, "FLOP/s"
+            return self.cost.flops / step_s, "FLOP/s"
         return work.bytes / step_s, "B/s"
 
     @property
     def flops_per_s(self) -> float | None:
         """The arithmetic that the task needs, by time."""
         step_s = self.step_s
-        return None if step_s is None or not self.first.work.cost().flops else self.first.work.cost().flops / step_s
+        return None if step_s is None or not self.cost.flops else self.cost.flops / step_s
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -125,27 +130,27 @@ class Summary:
             return None
         return needed / step_s / peak_flops_per_s, (needed + work.recomputed_flops) / step_s / peak_flops_per_s
 
-    @property
+    @cached_property
+    def cost(self) -> Cost:
+        """The work of one step."""
+        return self.first.work.cost()
+
+    @cached_property
+    def datasheet(self) -> Chip | None:
+        """What the sheet says of the chip; None for one that the catalog lacks."""
+        return _datasheet(self.session.devices[self.first.device].chip)
+
+    @cached_property
     def datasheet_flops_per_s(self) -> float | None:
         """The chip's dense peak for this type; None for a chip that the catalog lacks."""
-        name = self.session.devices[self.first.device].chip
-        try:
-            return None if name is None else chip.find(name).peak_flops_per_s(self.first.identity.dtype)
-        except UserError:
-            return None
+        return self.datasheet.peak_flops_per_s(self.first.identity.dtype) if self.datasheet else None
 
     @property
     def of_datasheet(self) -> float | None:
         """Share of the chip's dense peak or bandwidth, whichever binds; None for a chip that the catalog lacks."""
-        name = self.session.devices[self.first.device].chip
-        if name is None or self.step_s is None:
+        if self.datasheet is None or self.step_s is None:
             return None
-        try:
-            known = chip.find(name)
-        except UserError:
-            return None
-        peak = known.peak_flops_per_s(self.first.identity.dtype)
-        return _share(self, peak, known.memory_bytes_per_s)
+        return _share(self, self.datasheet_flops_per_s, self.datasheet.memory_bytes_per_s)
 
     @property
     def power_w(self) -> float | None:
@@ -162,21 +167,17 @@ class Summary:
         """The highest temperature that was told."""
         return max((max(values) for values in self._told("temperature_c")), default=None)
 
-    @property
-    def power_limited(self) -> float | None:
-        """Share of the time in which the power limit held the clock down; None where that is not told."""
+    def limited(self, counter: str) -> float | None:
+        """Share of the time in which a limit held the clock down, by the counter of it; None where none is told."""
         told = [one.telemetry for one in self.valid if one.telemetry and one.telemetry.window_s]
-        shares = [
-            one.changes["throttle_power_cap_s"] / one.window_s for one in told if "throttle_power_cap_s" in one.changes
-        ]
-        return _mean(shares)
+        return _mean([one.changes[counter] / one.window_s for one in told if counter in one.changes])
 
-    @property
+    @cached_property
     def metered(self) -> Record | None:
         """The round whose energy is known."""
         return next((one for one in self.valid if one.energy), None)
 
-    @property
+    @cached_property
     def energy_per_step_j(self) -> float | None:
         """Gross energy of a step: mean power between two ticks of the counter, times the step's time in that round."""
         record = self.metered
@@ -223,17 +224,20 @@ class Ceilings:
 
 def summarize(files: Iterable[ResultFile]) -> list[Summary]:
     """A summary for each case, device and file, in the order of the plan; a run in two files counts once."""
-    groups: dict[tuple[str, str, int, str], tuple[ResultFile, list[Record]]] = {}
+    groups: dict[_Key, tuple[ResultFile, list[Record]]] = {}
     for file in _once(files):
-        order = {(one.workload, str(one.params), one.device): place for place, one in enumerate(file.session.plan)}
-        records = sorted(
-            file.records,
-            key=lambda one: (order.get((one.workload, str(one.params), one.device), len(order)), one.identity.launch),
-        )
-        for record in records:
-            key = (file.name, file.session.id, record.device, record.key())
+        order = {(_work(one), one.device): place for place, one in enumerate(file.session.plan)}
+        keyed = [(_work(one), one) for one in file.records]
+        keyed.sort(key=lambda pair: (order.get((pair[0], pair[1].device), len(order)), pair[1].identity.launch))
+        for work, record in keyed:
+            key = (file.name, file.session.id, record.device, work, record.version, record.identity)
             groups.setdefault(key, (file, []))[1].append(record)
     return [Summary(file=file.name, session=file.session, records=records) for file, records in _merged(groups)]
+
+
+def _work(one: Record | Planned) -> bytes:
+    """Workload and parameters, as something to look up by: 1, 1.0 and true are three."""
+    return msgspec.json.encode((one.workload, one.params), order="deterministic")
 
 
 def extrapolated(summaries: Sequence[Summary]) -> list[Summary]:
@@ -307,6 +311,12 @@ def relative_half_width(launches_s: Sequence[float]) -> float:
     return math.expm1(stats.student_t_quantile(0.975, len(logs) - 1) * math.sqrt(variance / len(logs)))
 
 
+@cache
+def _datasheet(name: str | None) -> Chip | None:
+    """By the names of the catalog alone: a stranger's file may name a path."""
+    return chip.find(name) if name in chip.names() else None
+
+
 def _once(files: Iterable[ResultFile]) -> list[ResultFile]:
     unique: dict[str, ResultFile] = {}
     for file in files:
@@ -314,13 +324,11 @@ def _once(files: Iterable[ResultFile]) -> list[ResultFile]:
     return list(unique.values())
 
 
-def _merged(
-    groups: dict[tuple[str, str, int, str], tuple[ResultFile, list[Record]]],
-) -> list[tuple[ResultFile, list[Record]]]:
+def _merged(groups: dict[_Key, tuple[ResultFile, list[Record]]]) -> list[tuple[ResultFile, list[Record]]]:
     """Rounds that failed have no measured identity: they join the rounds of the same case that succeeded."""
     merged: dict[tuple[str, str, int, str, str], list[list[Record]]] = {}
     files: dict[tuple[str, str, int, str, str], ResultFile] = {}
-    for (name, session, device, _), (file, records) in groups.items():
+    for (name, session, device, *_), (file, records) in groups.items():
         first = records[0]
         place = (name, session, device, label(first.workload, first.params), first.identity.launch)
         files[place] = file
@@ -349,7 +357,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _share(summary: Summary, flops_per_s: float | None, bytes_per_s: float | None) -> float | None:
     """Time at the roof by measured time, of the roof that allows less (Williams, Waterman & Patterson 2009)."""
-    cost, step_s = summary.first.work.cost(), summary.step_s
+    cost, step_s = summary.cost, summary.step_s
     assert step_s is not None
     matrix_flops = cost.gemm_flops + cost.attention_flops
     if (matrix_flops and flops_per_s is None) or (cost.bytes and bytes_per_s is None):

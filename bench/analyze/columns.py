@@ -1,0 +1,131 @@
+"""Columns: rows as Arrow tables and back. What a store keeps of a row, its types, conditions on whole columns."""
+
+import json
+from typing import Any
+
+from bench.analyze.row import Row
+from bench.analyze.where import Condition, refuse_unknown
+from bench.errors import UserError
+
+# Texts repeat: they are stored once and referred to. Flags are one text, parameters one JSON object.
+TEXTS = (
+    "file", "session", "started", "date", "device", "vendor", "chip", "machine", "host", "workload", "case", "dtype",
+    "launch", "cache", "duty", "data", "status", "reason", "rate_unit", "energy_method", "energy_boundary", "flags",
+    "torch", "driver", "accelmark", "params",
+)  # fmt: skip
+COUNTS = ("version", "rounds", "threads", "method", "peak_memory_bytes")
+NUMBERS = (
+    "step_s", "spread", "rate", "tokens_per_s", "flops_per_s", "bytes_per_s", "of_measured", "of_datasheet",
+    "mfu_of_datasheet", "hfu_of_datasheet", "mfu_of_measured", "hfu_of_measured", "power_w", "energy_per_step_j",
+    "net_energy_per_step_j", "energy_per_token_j", "tokens_per_joule", "energy_uncertainty", "power_limit_w",
+    "power_limit_default_w", "power_limit_share", "clock_hz", "temperature_c", "power_limited", "thermally_limited",
+)  # fmt: skip
+NAMES = (*TEXTS, *COUNTS, *NUMBERS)
+_NAMED = {
+    "=": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal",
+}  # fmt: skip
+FILE = "file_number"  # of the version of the file that a row is from; see bench/analyze/manifest.py
+
+
+def library() -> Any:
+    """Pyarrow with what is used of it. Raises UserError where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError("pyarrow is not installed: pip install 'accelmark[table]'") from None
+    return pyarrow
+
+
+def schema() -> Any:
+    """Of a part of the store."""
+    arrow = library()
+    text = arrow.dictionary(arrow.int32(), arrow.string())
+    kinds = [(name, text) for name in TEXTS] + [(name, arrow.int64()) for name in COUNTS]
+    return arrow.schema([*kinds, *((name, arrow.float64()) for name in NUMBERS), (FILE, arrow.int64())])
+
+
+def table(rows: list[Row], numbers: list[int]) -> Any:
+    """Brief rows, each with its parameters as `params`, as an Arrow table."""
+    arrow, wanted = library(), schema()
+    arrays = []
+    for name in TEXTS:
+        values = [row[name] for row in rows]
+        if name == "flags":
+            values = [" ".join(value) for value in values]
+        arrays.append(arrow.array(values, arrow.string()).dictionary_encode())
+    arrays += [arrow.array([row[name] for row in rows], wanted.field(name).type) for name in (*COUNTS, *NUMBERS)]
+    return arrow.Table.from_arrays([*arrays, arrow.array(numbers, arrow.int64())], schema=wanted)
+
+
+def rows(stored: Any) -> list[Row]:
+    """An Arrow table as rows, parameters as columns of their own."""
+    columns = {name: stored[name].to_pylist() for name in stored.column_names if name != FILE}
+    if "flags" in columns:
+        columns["flags"] = [value.split() if value else [] for value in columns["flags"]]
+    params = [json.loads(text) for text in columns.pop("params", [])]
+    made = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for row, own in zip(made, params, strict=False):
+        row |= {name: value for name, value in own.items() if name not in row}
+    return made
+
+
+def of_rows(made: list[Row]) -> Any:
+    """Any rows as an Arrow table. What is a list or an object, or of several types in one column, becomes text."""
+    arrow = library()
+    names = dict.fromkeys(name for row in made for name in row)
+    return arrow.table({name: _array([row.get(name) for row in made]) for name in names})
+
+
+def expanded(stored: Any) -> Any:
+    """A stored table with each parameter as a column of its own."""
+    arrow = library()
+    codes, texts = coded(stored["params"])
+    known = [json.loads(text) if text is not None else {} for text in texts]
+    found, places = stored.drop_columns(["params"]), arrow.array(codes)
+    for name in dict.fromkeys(key for one in known for key in one if key not in NAMES):
+        found = found.append_column(name, _array([one.get(name) for one in known]).take(places))
+    return found
+
+
+def _array(values: list[Any]) -> Any:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds - {bool, int, float, str} or len(kinds - {int} if float in kinds else kinds) > 1:
+        values = [None if value is None else value if isinstance(value, str) else json.dumps(value) for value in values]
+    elif kinds == {int, float}:
+        values = [None if value is None else float(value) for value in values]
+    return library().array(values)
+
+
+def coded(column: Any) -> tuple[Any, list[str | None]]:
+    """A column of texts as a NumPy array of places in a list of the distinct ones; None is the last of the list."""
+    parts = column.unify_dictionaries().chunks
+    values = parts[0].dictionary.to_pylist() if parts else []
+    whole = library().chunked_array([part.indices for part in parts], library().int32())
+    return whole.fill_null(len(values)).to_numpy(), [*values, None]
+
+
+def mask(stored: Any, condition: Condition) -> Any:
+    """Which rows of an Arrow table a condition holds for, by the rules of `Condition.holds`. Raises UserError."""
+    import numpy
+
+    compute = library().compute
+    if condition.field in (*COUNTS, *NUMBERS) and condition.sign != "~":
+        column = stored[condition.field]
+        if condition.text == "None" and condition.sign in {"=", "!="}:
+            return compute.is_null(column) if condition.sign == "=" else compute.is_valid(column)
+        limit = library().scalar(condition.number, column.type if condition.number.is_integer() else None)
+        return compute.fill_null(getattr(compute, _NAMED[condition.sign])(column, limit), condition.sign == "!=")
+    if condition.field in (*COUNTS, *NUMBERS):
+        values = stored[condition.field].to_pylist()
+        return numpy.array([condition.holds(value) for value in values], dtype=bool)
+    codes, texts = coded(stored[condition.field if condition.field in TEXTS else "params"])
+    known: list[Any] = list(texts)
+    if condition.field == "flags":
+        known = [text.split() if text is not None else [] for text in texts]
+    elif condition.field not in TEXTS:  # a parameter
+        parsed = [json.loads(text) if text is not None else {} for text in texts]
+        refuse_unknown(condition.field, dict.fromkeys([*NAMES, *(key for one in parsed for key in one)]))
+        known = [one.get(condition.field) for one in parsed]
+    return numpy.array([condition.holds(value) for value in known], dtype=bool)[codes]

@@ -1,0 +1,130 @@
+"""Ingest: result files read, checked and written as one Parquet part.
+
+In the store's own process, or in several beside it: as a program it takes a task on each line of standard input and
+answers with a line, until its input ends. (A pool of the standard library would start the user's own script anew.)
+"""
+
+import gc
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bench import record
+from bench.analyze import columns
+from bench.analyze.manifest import Entry
+from bench.analyze.row import Row, brief
+from bench.analyze.summary import ceilings, extrapolated, summarize
+from bench.errors import UserError
+from bench.record import ResultFile
+
+# Files whose rows are one row group of a part. Groups follow the folders, so that a filter by chip skips most of them;
+# larger ones take memory, smaller ones time.
+GROUP_FILES = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Files to read into one part. `numbers` are given to their versions, in the order of `paths`."""
+
+    folder: str
+    paths: list[str]
+    stamps: list[tuple[int, int]]  # size, and time of change or NEVER
+    hashes: list[str | None]  # as last read: a file that is the same needs no reading
+    numbers: list[int]
+    part: str  # the path of the Parquet file to make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingested:
+    """What came of a task: entries for files that were read, and those that had only been touched."""
+
+    entries: list[Entry]
+    touched: list[tuple[str, int, int]]
+    part: tuple[str, int, int] | None  # its name, files and bytes; None when no file had rows
+
+
+def ingest(task: Task) -> Ingested:
+    """Reads the files; writes their rows beside the part's name and renames. A bad file becomes an entry with a reason.
+
+    What is written is not yet part of the store: it counts when the manifest names it.
+    """
+    arrow = columns.library()
+    entries: list[Entry] = []
+    touched: list[tuple[str, int, int]] = []
+    made = Path(task.part)
+    hidden = made.with_name(f".{made.name}.tmp")
+    writer = None
+    try:
+        for start in range(0, len(task.paths), GROUP_FILES):
+            rows: list[Row] = []
+            numbers: list[int] = []
+            for place in range(start, min(start + GROUP_FILES, len(task.paths))):
+                entry, own = _one(task, place)
+                if entry is None:
+                    touched.append((task.paths[place], *task.stamps[place]))
+                    continue
+                entries.append(entry)
+                rows += own
+                numbers += [entry.id] * len(own)
+            if rows:
+                writer = writer or arrow.parquet.ParquetWriter(hidden, columns.schema(), compression="zstd")
+                writer.write_table(columns.table(rows, numbers))
+    finally:
+        if writer:
+            writer.close()
+    if writer is None:
+        return Ingested(entries=entries, touched=touched, part=None)
+    os.replace(hidden, made)
+    files = sum(entry.part is not None for entry in entries)
+    return Ingested(entries=entries, touched=touched, part=(made.name, files, made.stat().st_size))
+
+
+def brief_rows(file: ResultFile) -> list[Row]:
+    """The rows that a store keeps of a file, parameters as one JSON text."""
+    summaries = summarize([file])
+    roofs = ceilings(summaries)
+    return [
+        brief(one, roofs[one.session.id, one.first.device]) | {"params": msgspec.json.encode(one.first.params).decode()}
+        for one in (*summaries, *extrapolated(summaries))
+    ]
+
+
+def _one(task: Task, place: int) -> tuple[Entry | None, list[Row]]:
+    """One file: its entry and rows, or None for a file that is as it was."""
+    path = task.paths[place]
+    size, mtime_ns = task.stamps[place]
+    sha256 = run = error = None
+    rows: list[Row] = []
+    try:
+        raw = record.read_bytes(Path(task.folder, path))
+        sha256 = hashlib.sha256(
+            raw
+        ).hexdigest()  # half the price of BLAKE2b where the processor has instructions for it
+        if sha256 == task.hashes[place]:
+            return None, []
+        file = record.parse(path.rpartition("/")[2], raw)
+        rows, run = brief_rows(file), file.session.id
+    except UserError as problem:
+        error = str(problem)[:300]
+    part = Path(task.part).name if run is not None and rows else None
+    entry = Entry(
+        path=path, size=size, mtime_ns=mtime_ns, sha256=sha256, id=task.numbers[place], part=part, run=run, error=error
+    )
+    return entry, rows
+
+
+def main() -> None:
+    """Serves tasks until standard input ends."""
+    gc.disable()  # a file's records have no cycles, and looking for some would take a third of the time
+    decoder = msgspec.json.Decoder(Task)
+    for line in sys.stdin.buffer:
+        sys.stdout.buffer.write(msgspec.json.encode(ingest(decoder.decode(line))) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Show groups: medians over machines, and the place of one machine among others, as text for people."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench import units
+from bench.analyze import show
+from bench.analyze.grouped import QUARTILES
+from bench.analyze.row import Row
+from bench.analyze.table import arranged, spread_out
+from bench.text import plain
+
+_EXPLAINED = (
+    "rate: median over machines, each by its typical run; middle half: between the quartiles of machines, "
+    f"of fewer than {QUARTILES} from the slowest to the fastest"
+)
+
+
+def grouped(groups: Sequence[Row], by: str | None, style: str = "simple") -> list[str]:
+    """Groups as a table: the values of `by` across where they are few, else one line for each group."""
+    if not groups:
+        return ["no row is like that"]
+    if by and spread_out(list(groups), by):
+        columns, lines = arranged(list(groups), by)
+        body = [[plain(name), *(_cell(one) if one else "" for one in found)] for name, *found in lines]
+        several = any((one["machines"] or 0) > 1 for one in groups)
+        said = ["in brackets: the number of machines that the median is over"] if several else []
+        return [show.tabulate(["case", *map(plain, columns)], body, style), *_under(groups, said, style)]
+    names, body = _listed(groups, by)
+    return [show.tabulate(names, body, style), *_under(groups, [_EXPLAINED], style)]
+
+
+def standing(places: Sequence[Row], style: str = "simple") -> list[str]:
+    """One machine among others, case by case."""
+    if not places:
+        return ["nothing in this file has a valid time: there is nothing to place"]
+    header = ["case", "rate", "others", "faster than", "percentile", "clock", "others'", "limit", "others'", "at most"]
+    header += ["others'"]
+    body = [
+        [
+            plain(one["case"]),
+            show.rate(one),
+            _rate(one, one["speed_to_others"] and one["rate"] / one["speed_to_others"]),
+            f"{one['slower']} of {one['others']}" if one["others"] else "no others",
+            _or_dash(one["percentile"], lambda share: f"{100 * share:.0f}"),
+            *(_or_dash(one[f"{whose}clock_hz"], lambda value: units.scaled(value, "Hz")) for whose in ("", "others_")),
+            *(_or_dash(one[f"{whose}power_limit_w"], lambda value: f"{value:.0f} W") for whose in ("", "others_")),
+            *(_or_dash(one[f"{whose}temperature_c"], lambda value: f"{value:.0f} °C") for whose in ("", "others_")),
+        ]
+        for one in places
+    ]
+    first = places[0]
+    chip = f", chip {plain(first['chip'])}" if first["chip"] else ""
+    lines = [
+        f"device: {plain(first['device'])}{chip}, machine {plain(first['machine'])}",
+        "others: the median of other machines with the same chip and the same work, each by its typical run",
+    ]
+    if any(one["others"] and one["others"] < QUARTILES for one in places):
+        lines.append(f"fewer than {QUARTILES} others are no distribution: their number says how much a place is worth")
+    return [show.tabulate(*show.without_empty(header, body), style), "", *show.styled(lines, style)]
+
+
+def left_out(errors: Sequence[tuple[str, str]], copies: Sequence[tuple[str, str]]) -> list[str]:
+    """Files of which no row is in the table, each with its reason."""
+    lines = [f"{plain(path)}: {plain(reason, 300)}" for path, reason in errors]
+    lines += [f"{plain(path)}: the same run as {plain(first)}, which counts" for path, first in copies]
+    return lines or ["every file was read, and none twice"]
+
+
+def _under(groups: Sequence[Row], said: list[str], style: str) -> list[str]:
+    prices = {one["price_per_hour"] for one in groups if "price_per_hour" in one}
+    said = said + [f"tokens per money at {units.significant(price)} an hour for each device" for price in prices]
+    return ["", *show.styled(said, style)] if said else []
+
+
+def _listed(groups: Sequence[Row], by: str | None) -> tuple[list[str], list[list[str]]]:
+    several = by != "device" and len({one["device"] for one in groups}) > 1
+    header = [by or "", "device", "case", "machines", "runs", "rate", "middle half", "of measured", "of datasheet"]
+    header += ["tokens/J", "tokens/money", "power", "limit", "of default", "clock", "at most", "notes"]
+    ordered = sorted(groups, key=lambda one: str(one.get(by))) if by else groups
+    body = [
+        [
+            plain(str(one.get(by))) if by else "",
+            plain(one["device"]) if several else "",
+            plain(one["case"]),
+            str(one["machines"]),
+            str(one["runs"]),
+            show.rate(one),
+            _half(one),
+            _or_dash(one["of_measured"], lambda share: units.percent(share, 0)),
+            _or_dash(one["of_datasheet"], lambda share: units.percent(share, 0)),
+            _or_dash(one["tokens_per_joule"], units.significant),
+            _or_dash(one.get("tokens_per_money"), lambda tokens: units.scaled(tokens, "")),
+            _or_dash(one["power_w"], lambda value: f"{value:.0f} W"),
+            _or_dash(one["power_limit_w"], lambda value: f"{value:.0f} W"),
+            _or_dash(one["power_limit_share"], lambda share: units.percent(share, 0)),
+            _or_dash(one["clock_hz"], lambda value: units.scaled(value, "Hz")),
+            _or_dash(one["temperature_c"], lambda value: f"{value:.0f} °C"),
+            "; ".join(show.notes({**one, "reason": None})),
+        ]
+        for one in ordered
+    ]
+    return show.without_empty(header, body)
+
+
+def _cell(one: Row) -> str:
+    return show.rate(one) + (f" ({one['machines']})" if one["machines"] > 1 else "")
+
+
+def _half(one: Row) -> str:
+    """Where the middle half of the machines lies, of several."""
+    if one["machines"] < 2 or one["rate_low"] is None:
+        return ""
+    return f"{_rate(one, one['rate_low'])} to {_rate(one, one['rate_high'])}"
+
+
+def _rate(one: Row, value: float | None) -> str:
+    return "" if value is None else show.rate({**one, "rate": value})
+
+
+def _or_dash(value: Any, say: Callable[[Any], str]) -> str:
+    return "" if value is None else say(value)
