@@ -7,7 +7,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_COMMANDS = ("check", "compare", "devices", "frame", "listing", "run", "show", "table")
+_COMMANDS = ("check", "compare", "devices", "frame", "listing", "report", "run", "show", "table")
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ class _Group(click.Group):
     """Commands in the order of a day's work; one-sentence errors; exit statuses as the README promises."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["devices", "list", "run", "show", "check", "table", "compare", "selfcheck"]
+        return ["devices", "list", "run", "show", "check", "table", "compare", "report", "selfcheck"]
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         from bench.errors import UserError
@@ -311,6 +311,23 @@ def compare(
     else:
         _print_lines(show.comparison(document, "github" if style == "markdown" else "simple"))
     sys.exit(1 if fail_if_slower is not None and commands.slower(document, fail_if_slower / 100) else 0)
+
+
+@main.command()
+@paths("sources", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path), default="report.html", help="The page.  [default: report.html]")
+@click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Write each figure as an SVG file, too.")
+@click.option("--png", is_flag=True, help="And as PNG beside it; needs the extra `plots`.")
+@as_json
+def report(sources: tuple[Path, ...], out: Path, figures: Path | None, png: bool, as_json: bool) -> None:
+    """Make one page of the results in files and folders: what stands out, figures, all rows.  [default: the results folder]"""
+    from bench import commands
+    from bench.text import plain
+
+    document = commands.report(sources, out=out, figures=figures, png=png)
+    for name in document["refused"]:
+        print(f"accelmark: {plain(name)} is refused and left out: see accelmark check", file=sys.stderr)
+    _print_json(document) if as_json else _print_lines([document["page"], *document["pictures"]])
 
 
 @main.command()
