@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from bench import units
 from bench.analyze import show
@@ -85,25 +84,20 @@ def _machines(evidence: Evidence, where: Mapping[str, Path]) -> Iterator[str]:
     number = len(evidence.machines)
     yield f"{number} machine{'s' if number != 1 else ''}, the latest result of each case.\n"
     header = [
-        "machine", "measured", "driver", "commit", "limit", "matmul", "copy", "train_step", "decode", "energy", "results",
+        "machine", "folder", "measured", "driver", "commit", "limit", "matmul", "copy", "train_step", "decode", "energy",
+        "results",
     ]  # fmt: skip
-    body = [_machine(kind, machine) for kind, machine in evidence.machines]
+    body = [_machine(kind, machine, where) for kind, machine in evidence.machines]
     kept = [place for place in range(len(header)) if any(line[place] for line in body)]
-    text = show.tabulate([header[place] for place in kept], [[line[place] for place in kept] for line in body], "github")
-    links = {
-        kind.label(machine): where.get(machine.results[-1].row["file"]) for kind, machine in evidence.machines
-    }
-    yield text + "\n"
-    yield "".join(
-        f"[{show.markdown(label)}]: {quote(place.as_posix())}/\n" for label, place in links.items() if place is not None
-    )
+    yield show.tabulate([header[place] for place in kept], [[line[place] for place in kept] for line in body], "github") + "\n"
 
 
-def _machine(kind: Kind, machine: Machine) -> list[str]:
+def _machine(kind: Kind, machine: Machine, where: Mapping[str, Path]) -> list[str]:
     limit_w = machine.facts.readings.get("power_limit_w")
     harness = machine.session.harness
     return [
         kind.label(machine),
+        plain(where[machine.results[-1].row["file"]].as_posix(), 80),
         plain(machine.session.started, 10)[:10],
         plain(machine.facts.driver or "", 40),
         plain(harness.commit or harness.version, 12) + (" changed" if harness.dirty else ""),

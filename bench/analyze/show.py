@@ -282,7 +282,7 @@ def tabulate(header: list[str], body: Cells, style: str = "simple") -> str:
     from tabulate import tabulate as draw
 
     if style == "github":
-        header, body = [markdown(cell) for cell in header], [[markdown(cell) for cell in line] for line in body]
+        header, body = [_markdown(cell) for cell in header], [[_markdown(cell) for cell in line] for line in body]
     align = ["left" if _wordy(body, column) else "right" for column in range(len(header))]
     text: str = draw(body, headers=header, tablefmt=style, disable_numparse=True, colalign=align if body else None)
     return text
@@ -393,7 +393,7 @@ def _csv(value: Any) -> Any:
     return "" if value is None else value
 
 
-def markdown(cell: str) -> str:
+def _markdown(cell: str) -> str:
     """No cell of a stranger's may end the table, open a tag or a link."""
     escaped = cell.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{char}" if char in "|`[]*_" else char for char in escaped)
@@ -401,7 +401,7 @@ def markdown(cell: str) -> str:
 
 def _styled(lines: list[str], style: str) -> list[str]:
     """Lines round a table; in Markdown as a list, because it would run them together."""
-    return [f"- {markdown(line)}" for line in lines] if style == "github" else lines
+    return [f"- {_markdown(line)}" for line in lines] if style == "github" else lines
 
 
 def _wordy(body: Cells, column: int) -> bool:
