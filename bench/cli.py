@@ -316,11 +316,13 @@ def compare(
 @main.command()
 @paths("sources", nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), default="report.html", help="The page.  [default: report.html]")
-@click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Write each figure as an SVG file, too.")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), metavar="DIR", help="Write each figure as an SVG file, too."
+)
 @click.option("--png", is_flag=True, help="And as PNG beside it; needs the extra `plots`.")
 @as_json
 def report(sources: tuple[Path, ...], out: Path, figures: Path | None, png: bool, as_json: bool) -> None:
-    """Make one page of the results in files and folders: what stands out, figures, all rows.  [default: the results folder]"""
+    """Make one page of the results in files and folders.  [default: the results folder]"""
     from bench import commands
     from bench.text import plain
 

@@ -1,7 +1,7 @@
 """Result files of many machines, made up by seed: what a table of fifty labs' submissions would hold.
 
-Each chip reaches a share of its datasheet that grows with the size of the work; each machine of it is a little faster or
-slower than the next, and the third of every chip is 12 % slow, which a report must find.
+Each chip reaches a share of its datasheet that grows with the size of the work; each machine of it is a little faster
+or slower than the next, and the third of every chip is 12 % slow, which a report must find.
 """
 
 import math
@@ -15,7 +15,18 @@ import msgspec
 
 from bench import chip, record, workload
 from bench.record import (
-    DeviceFacts, Energy, Finding, Identity, Idle, Planned, Record, ResultFile, Series, Session, Telemetry, Work,
+    DeviceFacts,
+    Energy,
+    Finding,
+    Identity,
+    Idle,
+    Planned,
+    Record,
+    ResultFile,
+    Series,
+    Session,
+    Telemetry,
+    Work,
 )  # fmt: skip
 
 CHIPS = ("h100-sxm", "a100-sxm-80", "rtx-4090", "l40s", "mi300x", "rtx-3090", "v100-sxm2-32", "t4", "b200", "a10")
@@ -49,7 +60,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "train_step", {"model": "llama-3.2-1b", "batch": 2, "seq": 2048, "dtype": "bfloat16"}
 
 
-def files(num_machines: int = 50, seed: int = 0, rounds: int = 2, chips: tuple[str, ...] = CHIPS) -> Iterator[ResultFile]:
+def files(
+    num_machines: int = 50, seed: int = 0, rounds: int = 2, chips: tuple[str, ...] = CHIPS
+) -> Iterator[ResultFile]:
     """One file for each machine, the chips in turn."""
     golden = record.read(GOLDEN)
     like = next(one for one in golden.records if one.workload == "matmul")
@@ -64,9 +77,7 @@ def files(num_machines: int = 50, seed: int = 0, rounds: int = 2, chips: tuple[s
             for place, case in enumerate(planned):
                 records.append(_record(like, case, sheet, slow * random_.gauss(1, 0.01), random_, round_, place))
         plan = [Planned(workload=case.name, params=case.params(), device=0) for case in planned]
-        yield ResultFile(
-            name=f"{number:02d}.jsonl", session=replace(session, plan=plan), records=records, torn=False
-        )
+        yield ResultFile(name=f"{number:02d}.jsonl", session=replace(session, plan=plan), records=records, torn=False)
 
 
 def write(folder: Path, num_machines: int = 50, **options: Any) -> list[Path]:

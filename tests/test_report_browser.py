@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, sorts and filters, asks nothing of any network, and runs nothing of a file's."""
+"""The report in a real browser: it draws, sorts and filters, asks nothing of any network, runs nothing of a file's."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -84,12 +84,15 @@ def _machines(evidence: Evidence, where: Mapping[str, Path]) -> Iterator[str]:
     number = len(evidence.machines)
     yield f"{number} machine{'s' if number != 1 else ''}, the latest result of each case.\n"
     header = [
-        "machine", "folder", "measured", "driver", "commit", "limit", "matmul", "copy", "train_step", "decode", "energy",
-        "results",
+        "machine", "folder", "measured", "driver", "commit", "limit",
+        "matmul", "copy", "train_step", "decode", "energy", "results",
     ]  # fmt: skip
     body = [_machine(kind, machine, where) for kind, machine in evidence.machines]
     kept = [place for place in range(len(header)) if any(line[place] for line in body)]
-    yield show.tabulate([header[place] for place in kept], [[line[place] for place in kept] for line in body], "github") + "\n"
+    yield (
+        show.tabulate([header[place] for place in kept], [[line[place] for place in kept] for line in body], "github")
+        + "\n"
+    )
 
 
 def _machine(kind: Kind, machine: Machine, where: Mapping[str, Path]) -> list[str]:
@@ -98,7 +101,7 @@ def _machine(kind: Kind, machine: Machine, where: Mapping[str, Path]) -> list[st
     return [
         kind.label(machine),
         plain(where[machine.results[-1].row["file"]].as_posix(), 80),
-        plain(machine.session.started, 10)[:10],
+        plain(machine.session.started, 40)[:10],
         plain(machine.facts.driver or "", 40),
         plain(harness.commit or harness.version, 12) + (" changed" if harness.dirty else ""),
         f"{limit_w:.0f} W" if limit_w else "",

@@ -54,7 +54,7 @@ def picture(figure: Figure) -> str:
         down += max(one.height for one in row) + _GAP
     wide = _GAP + (svg.WIDTH + _GAP) * max(map(len, rows))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{down}" viewBox="0 0 {wide} {down}" role="img">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{down}" viewBox="0 0 {wide} {down}">'
         f"<title>{svg.text(figure.title)}</title><desc>{svg.text(figure.says)}</desc>"
         f"<style>{stylesheet('figure.css')}</style>"
         f'<rect width="{wide}" height="{down}" fill="#ffffff"/>'

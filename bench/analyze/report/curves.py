@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench import units
 from bench.analyze.report import svg
-from bench.analyze.report.evidence import Evidence, Kind, Middle, Result
+from bench.analyze.report.evidence import Evidence, Kind, Middle
 from bench.analyze.report.figure import Body, Figure, Panel, drawn, left_out, panel, spread
 from bench.analyze.report.roofline import best_products
 from bench.analyze.report.svg import Axis, Plot
@@ -88,7 +88,9 @@ def attention(evidence: Evidence) -> Figure:
         panel=_attention_panel,
     )
     title = "How attention speeds up with sequence length"
-    says = "Causal attention; its work grows with the square of the length, so longer is more efficient until it is not."
+    says = (
+        "Causal attention; its work grows with the square of the length, so longer is more efficient until it is not."
+    )
     return _figure(evidence, "attention", title, says, "reached", [(curve, 4)], "attention", "sequence length")
 
 
@@ -96,8 +98,8 @@ def _attention_panel(row: Row) -> str:
     pass_ = "forward and backward" if row.get("backward") else "forward"
     backend = "" if row.get("backend") in (None, "auto") else f", by {row['backend']}"
     return plain(
-        f"{pass_}, batch {row.get('batch')}, {row.get('num_heads')} heads, {row.get('num_kv_heads')} of keys and values, "
-        f"head size {row.get('head_dim')}, {row.get('dtype')}{backend}",
+        f"{pass_}, batch {row.get('batch')}, {row.get('num_heads')} heads, {row.get('num_kv_heads')} of keys and "
+        f"values, head size {row.get('head_dim')}, {row.get('dtype')}{backend}",
         116,
     )
 
@@ -121,7 +123,9 @@ def decode(evidence: Evidence) -> Figure:
         (curve("context", "tokens in the cache of each sequence", "batch"), 3),
     ]
     title = "How decoding speeds up with the batch and slows down with the context"
-    says = "Tokens of all sequences together. Weights are read once for the whole batch, the cache once for each sequence."
+    says = (
+        "Tokens of all sequences together. Weights are read once for the whole batch, the cache once for each sequence."
+    )
     return _figure(evidence, "decode", title, says, "reached", curves, "decoding", "batch and context")
 
 
@@ -145,7 +149,7 @@ def _figure(evidence: Evidence, name: str, title: str, says: str, value: str,
             body += numbers
     if not panels:
         why = f"only one {across} of each was measured: the table has it" if points else f"no {what} in these files"
-        return Figure(name=name, title=title, says=f"Not drawn: {why}.")
+        return Figure(name=name, title=title, says=f"{why}.")
     says += f" {more} more such curves are in the table only." if more else ""
     header = ["device", "case", value, "machines"]
     return Figure(

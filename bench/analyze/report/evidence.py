@@ -1,4 +1,4 @@
-"""Evidence: what the files say, sorted for a reader: kinds of device, their machines, and the latest result of each case.
+"""Evidence: what the files say, sorted for a reader: kinds of device, their machines, the latest result of each case.
 
 A file that the check refuses is in no figure and in no row; its findings are shown. Of several runs of one machine the
 figures show the latest, and the table has all.
@@ -181,7 +181,9 @@ def _short(machines: dict[tuple[str, ...], list[Result]]) -> str:
 def _machines(found: dict[tuple[str, ...], list[Result]]) -> list[Machine]:
     """Numbered by when they were first measured."""
     runs = [sorted(results, key=lambda one: (one.row["started"], one.row["session"])) for results in found.values()]
-    runs.sort(key=lambda results: (results[0].row["started"], results[0].row["session"], results[0].summary.first.device))
+    runs.sort(
+        key=lambda results: (results[0].row["started"], results[0].row["session"], results[0].summary.first.device)
+    )
     return [_machine(number, results) for number, results in enumerate(runs, start=1)]
 
 
@@ -198,5 +200,3 @@ def _machine(number: int, results: list[Result]) -> Machine:
         latest=latest,
         results=results,
     )
-
-

@@ -46,9 +46,7 @@ class Figure:
 
 def panel(plot: Plot, describes: str, below: str = "", extra: int = 0) -> Panel:
     """A finished plot; `below` is drawn under it, `extra` units high."""
-    return Panel(
-        title=plot.title, describes=describes, inside=plot.inside() + below, height=plot.height + extra
-    )
+    return Panel(title=plot.title, describes=describes, inside=plot.inside() + below, height=plot.height + extra)
 
 
 def drawn(evidence: Evidence) -> list[Kind]:

@@ -1,6 +1,7 @@
 """Intervals: machines side by side, each with its 95 % interval; and what a token costs in energy."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench import units
@@ -30,31 +31,20 @@ class Entry:
 
 
 def side_by_side(evidence: Evidence) -> Figure:
-    """For each of the main workloads the case that most machines have."""
+    """For each of the main workloads the case that most machines have, where two or more have it."""
     title = "Machines side by side"
-    machines = evidence.machines
-    if len(machines) == 1:
-        says = "Not drawn: only one machine is in these files."
-        return Figure(name="machines", title=title, says=says)
-    panels: list[Panel] = []
-    body: Body = []
-    for workload in _SIDE_BY_SIDE:
-        case = _shared(evidence, lambda row, workload=workload: row["workload"] == workload and row["rate"])  # type: ignore[misc]
-        if case and len(panels) < _PANELS:
-            entries = [_rate(kind, machine, one) for kind, machine, one in case]
-            row = case[0][2].row
-            unit = row["rate_unit"]
-            made, numbers = _panel(row["case"], unit, lambda value, unit=unit: units.scaled(value, unit), entries)  # type: ignore[misc]
-            panels.append(made)
-            body += numbers
+    cases = [_shared(evidence, workload, "rate") for workload in _SIDE_BY_SIDE]
+    panels, body = _panels([case for case in cases if len(case) > 1], "rate", "spread", _say_rate)
     if not panels:
-        says = "Not drawn: no two of these machines measured the same case."
+        alone = len(evidence.machines) == 1
+        says = "only one machine is in these files." if alone else "no two of these machines measured the same case."
         return Figure(name="machines", title=title, says=says)
     return Figure(
         name="machines",
         title=title,
-        says="For each of the main workloads the case that most machines have. A bar is the 95 % interval between rounds: "
-        "where bars overlap the machines may be equally fast, and `accelmark compare` says more." + left_out(evidence),
+        says="For each of the main workloads the case that most machines have. A bar is the 95 % interval between "
+        "rounds: where bars overlap the machines may be equally fast, and `accelmark compare` says more."
+        + left_out(evidence),
         panels=panels,
         header=["device", "case", "value", "95 % interval"],
         body=body,
@@ -64,70 +54,71 @@ def side_by_side(evidence: Evidence) -> Figure:
 def energy(evidence: Evidence) -> Figure:
     """Joules for a token, with the uncertainty of the energy."""
     title = "What a token costs in energy"
-    panels: list[Panel] = []
-    body: Body = []
-    workloads = dict.fromkeys(
+    metered = {
         one.row["workload"]
         for _, machine in evidence.machines
         for one in machine.latest.values()
-        if one.row["energy_per_token_j"]
-    )
-    for workload in sorted(workloads, key=lambda name: (_order(name), name))[:_PANELS]:
-        case = _shared(
-            evidence,
-            lambda row, workload=workload: row["workload"] == workload and row["energy_per_token_j"],  # type: ignore[misc]
-            fewest=1,
-        )
-        entries = [_energy(kind, machine, one) for kind, machine, one in case]
-        made, numbers = _panel(case[0][2].row["case"], "J per token", units.joules, entries)
-        panels.append(made)
-        body += numbers
+        if one.row["energy_per_token_j"] is not None
+    }
+    ordered = sorted(metered, key=lambda name: (name not in _SIDE_BY_SIDE, name not in ("train_step", "decode"), name))
+    cases = [_shared(evidence, workload, "energy_per_token_j") for workload in ordered]
+    panels, body = _panels(cases, "energy_per_token_j", "energy_uncertainty", lambda row, value: units.joules(value))
     if not panels:
-        says = "Not drawn: no energy of a token was measured in these files (`--suite standard` does, where a board tells)."
+        says = "no energy of a token in these files; the standard suite meters it where a board tells."
         return Figure(name="energy", title=title, says=says)
+    covered = sorted({one.row["energy_boundary"] for case in cases for _, _, one in case})
     return Figure(
         name="energy",
         title=title,
-        says="Gross energy of the board for one token, nothing of idle taken off. What is covered (the board, a module, a "
-        "package) is in the table. A bar is the 95 % uncertainty of the energy." + left_out(evidence),
+        says="Gross energy for one token, nothing of idle taken off; it covers what the sensor covers: "
+        f"{plain(', '.join(covered), 100).replace('_', ' ')}. A bar is the 95 % uncertainty." + left_out(evidence),
         panels=panels,
-        header=["device", "case", "value", "95 % interval"],
+        header=["device", "case", "energy of a token", "95 % interval"],
         body=body,
     )
 
 
-def _order(workload: str) -> int:
-    return _SIDE_BY_SIDE.index(workload) if workload in _SIDE_BY_SIDE else len(_SIDE_BY_SIDE)
+_Case = list[tuple[Kind, Machine, Result]]
 
 
-def _shared(
-    evidence: Evidence, wanted: Callable[[Row], object], *, fewest: int = 2
-) -> list[tuple[Kind, Machine, Result]]:
-    """The results of the case that most machines have, of several such the largest; nothing below `fewest`."""
-    cases: dict[str, list[tuple[Kind, Machine, Result]]] = {}
+def _shared(evidence: Evidence, workload: str, value: str) -> _Case:
+    """The results of the case of this workload that most machines have a value of; of several such the largest."""
+    cases: dict[str, _Case] = {}
     for kind, machine in evidence.machines:
         if kind.series < svg.SERIES:
             for name, one in machine.latest.items():
-                if one.measured and wanted(one.row) and one.row["launch"] == "eager":
+                row = one.row
+                if row["workload"] == workload and row[value] and row["launch"] == "eager":
                     cases.setdefault(name, []).append((kind, machine, one))
 
     def rank(name: str) -> tuple[int, int, str]:
         work = cases[name][0][2].summary.first.work
         return len(cases[name]), work.cost().flops + work.bytes, name
 
-    best = max(cases, key=rank, default=None)
-    return cases[best] if best is not None and len(cases[best]) >= fewest else []
+    return cases[max(cases, key=rank)] if cases else []
 
 
-def _rate(kind: Kind, machine: Machine, one: Result) -> Entry:
-    """The interval is that of the step's time, turned round."""
-    value, wide = one.row["rate"], 1 + (one.row["spread"] or 0.0)
-    return Entry(kind=kind, machine=machine, value=value, low=value / wide, high=value * wide)
+def _say_rate(row: Row, value: float) -> str:
+    return f"{units.significant(value)} tok/s" if row["rate_unit"] == "tok/s" else units.scaled(value, row["rate_unit"])
 
 
-def _energy(kind: Kind, machine: Machine, one: Result) -> Entry:
-    value, wide = one.row["energy_per_token_j"], 1 + (one.row["energy_uncertainty"] or 0.0)
-    return Entry(kind=kind, machine=machine, value=value, low=value / wide, high=value * wide)
+def _panels(
+    cases: Sequence[_Case], value: str, relative: str, say: Callable[[Row, float], str]
+) -> tuple[list[Panel], Body]:
+    """A panel for each case. The interval of a rate is that of the step's time, turned round."""
+    panels: list[Panel] = []
+    body: Body = []
+    for case in [case for case in cases if case][:_PANELS]:
+        row = case[0][2].row
+        entries = []
+        for kind, machine, one in case:
+            middle, wide = float(one.row[value]), 1 + (one.row[relative] or 0.0)
+            entries.append(Entry(kind=kind, machine=machine, value=middle, low=middle / wide, high=middle * wide))
+        unit = "J for a token" if value == "energy_per_token_j" else row["rate_unit"]
+        made, numbers = _panel(row["case"], unit, functools.partial(say, row), entries)
+        panels.append(made)
+        body += numbers
+    return panels, body
 
 
 def _panel(case: str, unit: str, say: Callable[[float], str], entries: list[Entry]) -> tuple[Panel, Body]:

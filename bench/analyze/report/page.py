@@ -1,7 +1,7 @@
 """Page: everything in one HTML file that asks nothing of any network.
 
-Its policy allows the one script and the one style sheet that are in it, by their hashes, and nothing else: no request, no
-other script, no style in an attribute. Strings from files reach the page as text. There is no date but those in the files.
+Its policy allows the one script and the one style sheet that are in it, by their hashes, and nothing else: no request,
+no other script, no style in an attribute. Strings from files reach the page as text. No date but those of the files.
 """
 
 import base64
@@ -38,7 +38,8 @@ def page(evidence: Evidence, figures: Sequence[Figure]) -> str:
         f"default-src 'none'; script-src 'sha256-{_hash(script)}'; style-src 'sha256-{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    sections = [(one.name, one.title) for one in figures] + [("findings", "Findings"), ("table", "All results")]
+    drawn = [one for one in figures if one.panels]
+    sections = [(one.name, one.title) for one in drawn] + [("findings", "Findings"), ("table", "All results")]
     links = "".join(f'<li><a href="#{name}">{text(title)}</a></li>' for name, title in sections)
     return "\n".join(
         [
@@ -51,7 +52,8 @@ def page(evidence: Evidence, figures: Sequence[Figure]) -> str:
             '<a class="skip" href="#table">To the table of all results</a>',
             *_first_screen(evidence),
             f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>',
-            *map(_figure, figures),
+            *map(_figure, drawn),
+            *_not_drawn([one for one in figures if not one.panels]),
             *_findings(evidence),
             *_table(evidence),
             "</main>\n<footer>Made by accelmark from result files; the files themselves are the evidence.</footer>",
@@ -66,7 +68,9 @@ def _hash(content: str) -> str:
 
 def _first_screen(evidence: Evidence) -> list[str]:
     """What machines, what stands out, in words."""
-    said = words.stands_out(evidence) or ["Nothing: no file refused, no case failed, no machine unlike others of its kind."]
+    said = words.stands_out(evidence) or [
+        "Nothing: no file refused, no case failed, no machine unlike others of its kind."
+    ]
     return [
         f'<header>\n<h1>What these machines deliver</h1>\n<p class="who">{text(words.who(evidence))}</p>',
         '<h2 id="out">What stands out</h2>\n<ul class="out">',
@@ -87,13 +91,22 @@ def _card(kind: Kind) -> str:
 
 
 def _figure(one: Figure) -> str:
-    drawn = "".join(f"<div>{panel.svg(f'{one.name}-{number}')}</div>" for number, panel in enumerate(one.panels, start=1))
+    drawn = "".join(
+        f"<div>{panel.svg(f'{one.name}-{number}')}</div>" for number, panel in enumerate(one.panels, start=1)
+    )
     numbers = _details(one.title, one.header, one.body) if one.body else ""
     return (
         f'<section aria-labelledby="{one.name}">\n<h2 id="{one.name}">{text(one.title)}</h2>\n<p>{text(one.says)}</p>\n'
-        + (f'<div class="panels">{drawn}</div>\n{numbers}' if drawn else "")
-        + "</section>"
+        f'<div class="panels">{drawn}</div>\n{numbers}</section>'
     )
+
+
+def _not_drawn(figures: Sequence[Figure]) -> list[str]:
+    """What a reader may look for and why it is not there."""
+    if not figures:
+        return []
+    lines = [f"<li>{text(one.title)}: {text(one.says)}</li>" for one in figures]
+    return ['<section aria-labelledby="not-drawn">\n<h2 id="not-drawn">Not drawn</h2>\n<ul>', *lines, "</ul></section>"]
 
 
 def _details(title: str, header: list[str], body: Body) -> str:
@@ -104,8 +117,8 @@ def _plain_table(title: str, header: list[str], body: Body) -> str:
     heads = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
     lines = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in line) + "</tr>" for line in body)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(title)}"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(title)}"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
 
@@ -121,14 +134,18 @@ def _findings(evidence: Evidence) -> list[str]:
     table = _plain_table("Findings", ["file", "line", "level", "what was found"], body) if body else ""
     return [
         f'<section aria-labelledby="findings">\n<h2 id="findings">Findings of the check</h2>\n<p>{text(says)}</p>',
-        (table if len(body) <= 8 else f"<details><summary>All findings ({len(found)})</summary>{table}{more}</details>"),
+        (
+            table
+            if len(body) <= 8
+            else f"<details><summary>All findings ({len(found)})</summary>{table}{more}</details>"
+        ),
         "</section>",
     ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """A column of the table of all results; one of numbers has its unit in the title, so that `>100` means something."""
+    """A column of the table of all results. One of numbers has its unit in the title: `>100` must mean something."""
 
     title: str
     value: Callable[[Kind, Machine, Result], Any]
@@ -168,7 +185,7 @@ _COLUMNS = (
     _number("held by limit, %", "power_limited", 0.01),
     _number("rounds", "rounds"),
     _Column(title="notes", value=_words(lambda one: "; ".join(show.notes(one.row)), 400)),
-    _Column(title="measured on", value=_words(lambda one: one.row["started"], 10)),
+    _Column(title="measured on", value=_words(lambda one: one.row["started"][:10], 40)),
     _Column(title="driver", value=_words(lambda one: one.row["driver"], 40)),
     _Column(title="torch", value=_words(lambda one: one.row["torch"], 40)),
     _Column(title="file", value=_words(lambda one: one.row["file"], 80)),
@@ -186,7 +203,8 @@ def _table(evidence: Evidence) -> list[str]:
     columns = [_COLUMNS[place] for place in kept]
     lines = [[line[place] for place in kept] for line in lines]
     heads = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{text(column.title)}</button></th>' for column in columns
+        f'<th scope="col" aria-sort="none"><button type="button">{text(column.title)}</button></th>'
+        for column in columns
     )
     filters = "".join(
         f'<td><input type="search" aria-label="filter {text(column.title)}" '
@@ -198,8 +216,8 @@ def _table(evidence: Evidence) -> list[str]:
         "<p>A heading sorts. A filter keeps what contains its text; with numbers also <code>&gt;100</code>, "
         "<code>&lt;=5</code>, <code>=8</code> and <code>5..8</code>, in the heading's unit.</p>",
         f"<noscript><p>Without its script the page shows the first {_SHOWN} results and does not sort.</p></noscript>",
-        '<p class="tools"><button type="button" id="back">previous page</button> <button type="button" id="on">next page'
-        '</button> <button type="button" id="clear">clear filters</button> '
+        '<p class="tools"><button type="button" id="back">previous page</button> '
+        '<button type="button" id="on">next page</button> <button type="button" id="clear">clear filters</button> '
         f'<span id="told" role="status">{min(_SHOWN, len(lines))} of {len(lines)} results</span></p>',
         '<div class="scroll" tabindex="0" role="region" aria-label="All results"><table>',
         f'<thead><tr id="head">{heads}</tr><tr id="filters" class="filters">{filters}</tr></thead>',

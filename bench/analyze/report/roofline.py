@@ -16,7 +16,7 @@ def figure(evidence: Evidence) -> Figure:
     title = "How close each workload comes to its roof"
     made = [found for kind in drawn(evidence) if (found := _panel(kind)) is not None]
     if not made:
-        says = "Not drawn: it needs a matrix product, a copy and other workloads of one device."
+        says = "it needs a matrix product, a copy and other workloads of one device."
         return Figure(name="roofline", title=title, says=says)
     return Figure(
         name="roofline",
@@ -99,7 +99,12 @@ def _points(kind: Kind) -> list[tuple[float, float, Result]]:
     for found in kind.results().values():
         first = found[0]
         rates = [one.row["flops_per_s"] for one in found if one.row["flops_per_s"]]
-        if rates and first.row["bytes_per_s"] and first.row["launch"] == "eager" and not first.summary.first.work.launches:
+        if (
+            rates
+            and first.row["bytes_per_s"]
+            and first.row["launch"] == "eager"
+            and not first.summary.first.work.launches
+        ):
             work = first.summary.first.work.cost()
             points.append((work.flops / work.bytes, Middle.of(rates).median, first))
     return sorted(points, key=lambda point: (-_family(point[2]), -point[1], point[2].key))

@@ -207,8 +207,7 @@ class Plot:
     def _free(self, box: _Box) -> bool:
         inside = box[0] >= self.left and box[2] <= WIDTH and box[1] >= self.top and box[3] <= self.height - self.bottom
         return inside and not any(
-            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-            for other in self._taken
+            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in self._taken
         )
 
     def _ended(self) -> list[str]:

@@ -9,6 +9,7 @@ from bench.analyze.report.figure import Body, Figure, Panel, drawn, left_out, pa
 from bench.analyze.report.svg import Plot
 from bench.record import Record, Series
 from bench.text import plain
+from bench.workload import label
 
 # The case that most people care about first; of others those that draw most.
 _FIRST = ("train_step", "matmul", "decode", "prefill", "memory_copy", "attention")
@@ -30,13 +31,14 @@ def figure(evidence: Evidence) -> Figure:
             panels += made
             body += numbers
     if not panels:
-        says = "Not drawn: in these files no board told its power for long enough."
+        says = "in these files no board told its power for long enough."
         return Figure(name="power", title=title, says=says)
     return Figure(
         name="power",
         title=title,
-        says="One round of one machine of each kind, from the first sample on: a course that falls while the load stays "
-        "the same is a board that heats up or that its limit holds back. Dashed is the power limit." + left_out(evidence),
+        says="One round of one machine of each kind, from the first sample on: a course that falls while the load "
+        "stays the same is a board that heats up or that its limit holds back. Dashed is the power limit."
+        + left_out(evidence),
         panels=panels,
         header=["device", "case", "quantity", "mean", "lowest", "highest", "seconds"],
         body=body,
@@ -88,7 +90,7 @@ def _panels(kind: Kind, machine: Machine, records: list[Record]) -> tuple[list[P
     panels = [_panel(f"{name}: power", "W", power, limit_w)]
     if clock:
         panels.append(_panel(f"{name}: clock of the cores", "Hz", clock, None))
-    labels = {record.workload: plain(f"{record.workload} {_sizes(record)}", 120) for record in records}
+    labels = {record.workload: plain(label(record.workload, record.params), 120) for record in records}
     body = [
         [
             name,
@@ -103,10 +105,6 @@ def _panels(kind: Kind, machine: Machine, records: list[Record]) -> tuple[list[P
         for workload, series in all_series.items()
     ]
     return panels, body
-
-
-def _sizes(record: Record) -> str:
-    return " ".join(f"{name}={value}" for name, value in record.params.items())
 
 
 def _panel(title: str, unit: str, courses: dict[str, Series], limit: float | None) -> Panel:

@@ -28,7 +28,15 @@ _FAILED = {
 
 def stands_out(evidence: Evidence) -> list[str]:
     """At most a dozen sentences."""
-    rules: tuple[Callable[[Evidence], Iterator[str]], ...] = (_refused, _failed, _lowered, _held, _apart, _reach, _noise)
+    rules: tuple[Callable[[Evidence], Iterator[str]], ...] = (
+        _refused,
+        _failed,
+        _lowered,
+        _held,
+        _apart,
+        _reach,
+        _noise,
+    )
     return [sentence for rule in rules for sentence in rule(evidence)]
 
 
@@ -60,7 +68,9 @@ def conditions(kind: Kind) -> str:
         days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
         _count(sum(len(machine.latest) for machine in kind.machines), "result"),
     ]
-    limits = sorted({round(limit) for machine in kind.machines if (limit := machine.facts.readings.get("power_limit_w"))})
+    limits = sorted(
+        {round(limit) for machine in kind.machines if (limit := machine.facts.readings.get("power_limit_w"))}
+    )
     if limits:
         parts.append(f"limit {limits[0]} W" if len(limits) == 1 else f"limits {limits[0]} to {limits[-1]} W")
     drivers = sorted({plain(machine.facts.driver, 30) for machine in kind.machines if machine.facts.driver})
@@ -189,8 +199,7 @@ def _all(evidence: Evidence) -> Iterator[Result]:
 
 def who(evidence: Evidence) -> str:
     """What machines these are, as one sentence."""
-    number = len(evidence.machines)
-    kinds = _count(len(evidence.kinds), "kind") + " of device"
-    results = sum(len(machine.latest) for _, machine in evidence.machines)
-    return f"{_count(number, 'machine')}, {kinds}, {_count(results, 'result')} from {_count(evidence.num_files, 'file')}."
-
+    machines = _count(len(evidence.machines), "machine")
+    kinds = f" of {len(evidence.kinds)} kinds" if len(evidence.kinds) > 1 else ""
+    results = _count(sum(len(machine.latest) for _, machine in evidence.machines), "result")
+    return f"{machines}{kinds}, {results} from {_count(evidence.num_files, 'file')}."
