@@ -73,7 +73,7 @@ def matmul(evidence: Evidence) -> Figure:
         f"The share is of the {whose}. The line joins squares; hollow marks are the shapes of linear layers, where the "
         "thinnest side is most often the number of tokens: thin products wait for memory."
     )
-    return _figure(evidence, "matmul", title, says, f"share of the {whose}", [(curve, 4)], "matrix product", "shape")
+    return _figure(evidence, "matmul", title, says, f"share of the {whose}", [(curve, 4)], "a matrix product")
 
 
 def attention(evidence: Evidence) -> Figure:
@@ -91,7 +91,7 @@ def attention(evidence: Evidence) -> Figure:
     says = (
         "Causal attention; its work grows with the square of the length, so longer is more efficient until it is not."
     )
-    return _figure(evidence, "attention", title, says, "reached", [(curve, 4)], "attention", "sequence length")
+    return _figure(evidence, "attention", title, says, "reached", [(curve, 4)], "attention")
 
 
 def _attention_panel(row: Row) -> str:
@@ -126,7 +126,7 @@ def decode(evidence: Evidence) -> Figure:
     says = (
         "Tokens of all sequences together. Weights are read once for the whole batch, the cache once for each sequence."
     )
-    return _figure(evidence, "decode", title, says, "reached", curves, "decoding", "batch and context")
+    return _figure(evidence, "decode", title, says, "reached", curves, "decoding")
 
 
 def _how(row: Row) -> str:
@@ -135,7 +135,7 @@ def _how(row: Row) -> str:
 
 
 def _figure(evidence: Evidence, name: str, title: str, says: str, value: str,
-            curves: list[tuple[Curve, int]], what: str, across: str) -> Figure:  # fmt: skip
+            curves: list[tuple[Curve, int]], what: str) -> Figure:  # fmt: skip
     panels, body, more, points = [], [], 0, 0
     for curve, most in curves:
         groups = _groups(evidence, curve)
@@ -148,7 +148,7 @@ def _figure(evidence: Evidence, name: str, title: str, says: str, value: str,
             panels.append(made)
             body += numbers
     if not panels:
-        why = f"only one {across} of each was measured: the table has it" if points else f"no {what} in these files"
+        why = f"{what} was measured at too few sizes for a curve" if points else f"no {what} in these files"
         return Figure(name=name, title=title, says=f"{why}.")
     says += f" {more} more such curves are in the table only." if more else ""
     header = ["device", "case", value, "machines"]

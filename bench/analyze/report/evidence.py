@@ -175,7 +175,7 @@ def _short(machines: dict[tuple[str, ...], list[Result]]) -> str:
     first = next(iter(machines.values()))[0]
     facts = first.summary.session.devices[first.summary.first.device]
     threads = f" {first.summary.session.host.threads} thr." if facts.vendor == "cpu" else ""
-    return plain(facts.chip or facts.name, 16 - len(threads)) + threads
+    return plain(facts.chip or facts.name.removeprefix("NVIDIA "), 16 - len(threads)) + threads
 
 
 def _machines(found: dict[tuple[str, ...], list[Result]]) -> list[Machine]:

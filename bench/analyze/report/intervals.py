@@ -60,7 +60,7 @@ def energy(evidence: Evidence) -> Figure:
         for one in machine.latest.values()
         if one.row["energy_per_token_j"] is not None
     }
-    ordered = sorted(metered, key=lambda name: (name not in _SIDE_BY_SIDE, name not in ("train_step", "decode"), name))
+    ordered = sorted(metered, key=lambda name: (name not in ("train_step", "decode"), name))
     cases = [_shared(evidence, workload, "energy_per_token_j") for workload in ordered]
     panels, body = _panels(cases, "energy_per_token_j", "energy_uncertainty", lambda row, value: units.joules(value))
     if not panels:
