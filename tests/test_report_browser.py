@@ -27,7 +27,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    laboratories.write(folder / "files", 6)
+    laboratories.write(folder / "files", 6, rounds=1, chips=("h100-sxm", "rtx-4090"))
     bench.report([folder / "files"], out=folder / "report.html")
     return folder / "report.html"
 

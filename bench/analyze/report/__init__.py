@@ -33,11 +33,16 @@ class Report:
 def report(paths: Iterable[str | os.PathLike[str]]) -> Report:
     """Of the result files at `paths`. Raises UserError where none can be used."""
     evidence = gather(paths)
+    return Report(evidence=evidence, figures=figures(evidence))
+
+
+def figures(evidence: Evidence) -> list[Figure]:
+    """All of them, in the order of the page; one without panels says why."""
     draw = (
         intervals.side_by_side, roofline.figure, curves.matmul, curves.attention, curves.decode, timeline.figure,
         intervals.energy,
     )  # fmt: skip
-    return Report(evidence=evidence, figures=[one(evidence) for one in draw])
+    return [one(evidence) for one in draw]
 
 
 def picture(figure: Figure) -> str:

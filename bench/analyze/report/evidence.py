@@ -61,16 +61,8 @@ class Kind:
     name: str
     short: str
     series: int  # its colour and shape; those beyond svg.SERIES are not drawn
+    chip: Chip | None  # its datasheet, where the catalog has this very device
     machines: list[Machine]
-
-    @property
-    def chip(self) -> Chip | None:
-        """The datasheet, where the catalog has this very device."""
-        name = self.machines[0].facts.chip
-        try:
-            return None if name is None else chip.find(name)
-        except UserError:
-            return None
 
     def results(self) -> dict[str, list[Result]]:
         """What was measured of each case, a result for each machine that has it."""
@@ -153,6 +145,7 @@ def kinds(read: Sequence[ResultFile]) -> list[Kind]:
             name=plain(" ".join(kind), 60),
             short=short if names.count(short) == 1 else f"{short[:12]} ({number + 1})",
             series=number,
+            chip=_chip(found),
             machines=_machines(found),
         )
         for number, ((kind, found), short) in enumerate(zip(ordered, names, strict=True))
@@ -176,6 +169,15 @@ def _short(machines: dict[tuple[str, ...], list[Result]]) -> str:
     facts = first.summary.session.devices[first.summary.first.device]
     threads = f" {first.summary.session.host.threads} thr." if facts.vendor == "cpu" else ""
     return plain(facts.chip or facts.name.removeprefix("NVIDIA "), 16 - len(threads)) + threads
+
+
+def _chip(machines: dict[tuple[str, ...], list[Result]]) -> Chip | None:
+    first = next(iter(machines.values()))[0].summary
+    name = first.session.devices[first.first.device].chip
+    try:
+        return None if name is None else chip.find(name)
+    except UserError:  # a newer catalog than ours
+        return None
 
 
 def _machines(found: dict[tuple[str, ...], list[Result]]) -> list[Machine]:

@@ -73,7 +73,7 @@ def _panel(kind: Kind) -> tuple[Panel, Body] | None:
     for x, y, one in points:
         plot.mark(x, y, _family(one), f"{plain(one.row['case'])}: {units.scaled(y, 'FLOP/s')}", size=3.5)
     for dtype, peak in roofs.items():
-        plot.name(plot.x.high, peak, f"{plain(dtype, 20)} {units.scaled(peak, 'FLOP/s')}")
+        plot.over(plot.x.high, peak, f"{plain(dtype, 20)} {units.scaled(peak, 'FLOP/s')}")
     foot = max(plot.x.low, plot.y.low / copy) * 1.5
     plot.name(foot, foot * copy, f"copy {units.scaled(copy, 'B/s')}")
     for x, y, one in {one.row["workload"]: (x, y, one) for x, y, one in reversed(points)}.values():

@@ -102,7 +102,7 @@ class Plot:
     rows: tuple[tuple[float, str], ...] = ()  # instead of an upward axis: names of the rows, each at its height
     _marks: list[str] = field(default_factory=list)
     _taken: list[_Box] = field(default_factory=list)
-    _labels: list[tuple[Point, str, int | None]] = field(default_factory=list)
+    _labels: list[tuple[Point, str, str]] = field(default_factory=list)
     _ends: list[tuple[Point, str, int]] = field(default_factory=list)
 
     @property
@@ -146,7 +146,11 @@ class Plot:
 
     def name(self, x: float, y: float, words: str) -> None:
         """Words beside a point, left out where there is no room: the table below the figure has them."""
-        self._labels.append((self.at(x, y), words, None))
+        self._labels.append((self.at(x, y), words, "beside"))
+
+    def over(self, x: float, y: float, words: str) -> None:
+        """Words over the end of a level line, or under it; they keep clear of what comes later."""
+        self._labels.append((self.at(x, y), words, "over" if x > self.x.low else "over its beginning"))
 
     def end(self, x: float, y: float, words: str, series: int) -> None:
         """The name of a series, in the right margin at the height of its last point."""
@@ -193,10 +197,14 @@ class Plot:
 
     def _named(self) -> list[str]:
         drawn = []
-        for (across, down), words, _ in self._labels:
+        for (across, down), words, where in sorted(self._labels, key=lambda label: label[2] == "beside"):
             wide = _TEXT * len(words)
-            places = ((7, 4), (-7 - wide, 4), (-wide / 2, -8), (-wide / 2, 16), (7, -7), (7, 15), (-7 - wide, -7))
-            for right, below in places:
+            places: dict[str, tuple[Point, ...]] = {
+                "beside": ((7, 4), (-7 - wide, 4), (-wide / 2, -8), (-wide / 2, 16), (7, -7), (7, 15), (-7 - wide, -7)),
+                "over": ((-wide - 2, -4), (-wide - 2, 12)),
+                "over its beginning": ((4, -4), (4, 12)),
+            }
+            for right, below in places[where]:
                 box = (across + right, down + below - 10, across + right + wide, down + below + 2)
                 if self._free(box):
                     self._taken.append(box)
