@@ -123,7 +123,7 @@ def _record(like: Record, case: Any, sheet: chip.Chip, factor: float, random_: r
         identity=Identity(dtype=dtype, data="normal", cache="cold_rotate", duty="sustained", launch="eager"),
         samples_s=[step_s * random_.gauss(1, 0.004) for _ in range(10)], extras={},
         telemetry=_telemetry(sheet, random_, metered), energy=_energy(sheet, random_) if metered else None,
-        reasons={} if metered else {"energy": "measured in the first round"},
+        reasons=like.reasons | ({} if metered else {"energy": "measured in the first round"}),
         flags=["power_limited"] if metered and sheet.name == "h100-sxm" else [],
         started=f"2026-11-01T10:{start // 60:02d}:{start % 60:02d}.000+00:00",
         ended=f"2026-11-01T10:{start // 60:02d}:{start % 60:02d}.900+00:00",

@@ -77,7 +77,7 @@ def _first_screen(evidence: Evidence) -> list[str]:
         *(f"<li>{text(sentence)}</li>" for sentence in said),
         '</ul>\n<h2 id="machines-here">Machines</h2>\n<ul class="cards">',
         *map(_card, evidence.kinds),
-        "</ul>\n</header>",
+        f"</ul>\n{_one_by_one(evidence)}</header>",
     ]
 
 
@@ -90,11 +90,34 @@ def _card(kind: Kind) -> str:
     )
 
 
+def _one_by_one(evidence: Evidence) -> str:
+    """Which machine is which, and in what condition its card is."""
+    body = []
+    for kind, machine in evidence.machines:
+        session, readings = machine.session, machine.facts.readings
+        limit, default = readings.get("power_limit_w"), readings.get("power_limit_default_w")
+        of = f" of {default:.0f} W" if limit and default and round(limit) != round(default) else ""
+        told = [
+            kind.label(machine),
+            kind.name,
+            session.started[:10],
+            machine.facts.driver or "",
+            f"{limit:.0f} W{of}" if limit else "",
+            session.software.get("torch", ""),
+            f"{session.host.cpu}, {session.host.threads} threads",
+            f"{session.harness.version}, {session.harness.commit or 'no commit'}",
+            f"{sum(one.measured for one in machine.latest.values())} of {len(machine.latest)}",
+        ]
+        body.append([plain(cell, 60) for cell in told])
+    header = ["machine", "device", "measured", "driver", "power limit", "torch", "host", "accelmark", "results"]
+    return _details("Machines one by one", "Machines one by one", header, body)
+
+
 def _figure(one: Figure) -> str:
     drawn = "".join(
         f"<div>{panel.svg(f'{one.name}-{number}')}</div>" for number, panel in enumerate(one.panels, start=1)
     )
-    numbers = _details(one.title, one.header, one.body) if one.body else ""
+    numbers = _details("The numbers", one.title, one.header, one.body) if one.body else ""
     return (
         f'<section aria-labelledby="{one.name}">\n<h2 id="{one.name}">{text(one.title)}</h2>\n<p>{text(one.says)}</p>\n'
         f'<div class="panels">{drawn}</div>\n{numbers}</section>'
@@ -109,8 +132,8 @@ def _not_drawn(figures: Sequence[Figure]) -> list[str]:
     return ['<section aria-labelledby="not-drawn">\n<h2 id="not-drawn">Not drawn</h2>\n<ul>', *lines, "</ul></section>"]
 
 
-def _details(title: str, header: list[str], body: Body) -> str:
-    return f"<details><summary>The numbers ({len(body)})</summary>{_plain_table(title, header, body)}</details>\n"
+def _details(says: str, title: str, header: list[str], body: Body) -> str:
+    return f"<details><summary>{text(says)} ({len(body)})</summary>{_plain_table(title, header, body)}</details>\n"
 
 
 def _plain_table(title: str, header: list[str], body: Body) -> str:
