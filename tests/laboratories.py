@@ -118,10 +118,13 @@ def _record(like: Record, case: Any, sheet: chip.Chip, factor: float, random_: r
     step_s = (max(compute_s, memory_s) + 0.2 * min(compute_s, memory_s) + 8e-6) * factor
     metered = round_ == 0 and case.name in {"train_step", "decode", "prefill", "matmul"}
     start = 100 * round_ + place
+    samples_s = [step_s * random_.gauss(1, 0.004) for _ in range(10)]
+    assert like.timing is not None
+    timing = replace(like.timing, window_s=1.1 * math.fsum(samples_s) * like.timing.repeats)
     return replace(
         like, workload=case.name, version=case.version, params=params, round=round_, work=Work.of(cost),
         identity=Identity(dtype=dtype, data="normal", cache="cold_rotate", duty="sustained", launch="eager"),
-        samples_s=[step_s * random_.gauss(1, 0.004) for _ in range(10)], extras={},
+        samples_s=samples_s, timing=timing, extras={},
         telemetry=_telemetry(sheet, random_, metered), energy=_energy(sheet, random_) if metered else None,
         reasons=like.reasons | ({} if metered else {"energy": "measured in the first round"}),
         flags=["power_limited"] if metered and sheet.name == "h100-sxm" else [],

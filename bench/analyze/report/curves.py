@@ -178,7 +178,7 @@ def _panel(evidence: Evidence, curve: Curve, title: str, lines: _Lines) -> tuple
         title=title,
         x=svg.logarithmic(curve.across_title, [x for places in lines.values() for x in places], _power, base=2),
         y=curve.upward_axis([value for middle in found for value in (middle.low, middle.high)]),
-        right=116 if several else 14,
+        right=116 if several else 22,
     )
     body: Body = []
     for series, places in sorted(lines.items()):

@@ -52,7 +52,7 @@
       columns.forEach((column, place) => {
         const cell = document.createElement("td");
         cell.textContent = column[row] === null ? "" : column[row];
-        if (numeric[place]) cell.className = "n";
+        cell.className = data[place].c;
         line.appendChild(cell);
       });
       rows.appendChild(line);

@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ def _first_screen(evidence: Evidence) -> list[str]:
         *(f"<li>{text(sentence)}</li>" for sentence in said),
         '</ul>\n<h2 id="machines-here">Machines</h2>\n<ul class="cards">',
         *map(_card, evidence.kinds),
-        f"</ul>\n{_one_by_one(evidence)}</header>",
+        "</ul>\n<p>In brackets: the share of what the chip's datasheet promises. Of several machines the median of "
+        f"their best; of whole models the fastest case.</p>\n{_one_by_one(evidence)}</header>",
     ]
 
 
@@ -119,7 +121,7 @@ def _figure(one: Figure) -> str:
     )
     numbers = _details("The numbers", one.title, one.header, one.body) if one.body else ""
     return (
-        f'<section aria-labelledby="{one.name}">\n<h2 id="{one.name}">{text(one.title)}</h2>\n<p>{text(one.says)}</p>\n'
+        f'<section aria-labelledby="{one.name}">\n<h2 id="{one.name}">{text(one.title)}</h2>\n<p>{_prose(one.says)}</p>\n'
         f'<div class="panels">{drawn}</div>\n{numbers}</section>'
     )
 
@@ -128,8 +130,13 @@ def _not_drawn(figures: Sequence[Figure]) -> list[str]:
     """What a reader may look for and why it is not there."""
     if not figures:
         return []
-    lines = [f"<li>{text(one.title)}: {text(one.says)}</li>" for one in figures]
+    lines = [f"<li>{text(one.title)}: {_prose(one.says)}</li>" for one in figures]
     return ['<section aria-labelledby="not-drawn">\n<h2 id="not-drawn">Not drawn</h2>\n<ul>', *lines, "</ul></section>"]
+
+
+def _prose(words: str) -> str:
+    """A sentence of ours, in which commands stand between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(words))
 
 
 def _details(says: str, title: str, header: list[str], body: Body) -> str:
@@ -156,7 +163,7 @@ def _findings(evidence: Evidence) -> list[str]:
     more = f"<p>{len(found) - _FINDINGS} more are not shown.</p>" if len(found) > _FINDINGS else ""
     table = _plain_table("Findings", ["file", "line", "level", "what was found"], body) if body else ""
     return [
-        f'<section aria-labelledby="findings">\n<h2 id="findings">Findings of the check</h2>\n<p>{text(says)}</p>',
+        f'<section aria-labelledby="findings">\n<h2 id="findings">Findings of the check</h2>\n<p>{_prose(says)}</p>',
         (
             table
             if len(body) <= 8
@@ -173,6 +180,7 @@ class _Column:
     title: str
     value: Callable[[Kind, Machine, Result], Any]
     numeric: bool = False
+    style: str = ""  # its cells' class: of numbers always `n`
 
 
 def _number(title: str, field: str, factor: float = 1.0) -> _Column:
@@ -180,7 +188,7 @@ def _number(title: str, field: str, factor: float = 1.0) -> _Column:
         found = one.row[field]
         return None if found is None else float(f"{found / factor:.4g}")
 
-    return _Column(title=title, value=value, numeric=True)
+    return _Column(title=title, value=value, numeric=True, style="n")
 
 
 def _tokens_per_s(kind: Kind, machine: Machine, one: Result) -> float | None:
@@ -194,12 +202,14 @@ def _words(value: Callable[[Result], Any], limit: int = 200) -> Callable[[Kind, 
 _COLUMNS = (
     _Column(title="device", value=lambda kind, machine, one: kind.label(machine)),
     _Column(title="workload", value=_words(lambda one: one.row["workload"])),
-    _Column(title="case", value=_words(lambda one: one.row["case"].removeprefix(one.row["workload"]).strip())),
+    _Column(
+        title="case", value=_words(lambda one: one.row["case"].removeprefix(one.row["workload"]).strip()), style="w"
+    ),
     _number("step, ms", "step_s", 1e-3),
     _number("±95 %, in %", "spread", 0.01),
     _number("TFLOP/s", "flops_per_s", 1e12),
     _number("GB/s", "bytes_per_s", 1e9),
-    _Column(title="tokens/s", value=_tokens_per_s, numeric=True),
+    _Column(title="tokens/s", value=_tokens_per_s, numeric=True, style="n"),
     _number("% of measured roof", "of_measured", 0.01),
     _number("% of datasheet", "of_datasheet", 0.01),
     _number("W", "power_w"),
@@ -207,7 +217,7 @@ _COLUMNS = (
     _number("clock, GHz", "clock_hz", 1e9),
     _number("held by limit, %", "power_limited", 0.01),
     _number("rounds", "rounds"),
-    _Column(title="notes", value=_words(lambda one: "; ".join(show.notes(one.row)), 400)),
+    _Column(title="notes", value=_words(lambda one: "; ".join(show.notes(one.row)), 400), style="w"),
     _Column(title="measured on", value=_words(lambda one: one.row["started"][:10], 40)),
     _Column(title="driver", value=_words(lambda one: one.row["driver"], 40)),
     _Column(title="torch", value=_words(lambda one: one.row["torch"], 40)),
@@ -252,10 +262,13 @@ def _table(evidence: Evidence) -> list[str]:
 
 def _line(columns: Sequence[_Column], line: list[Any]) -> str:
     cells = (
-        f'<td class="n">{"" if value is None else f"{value:g}"}</td>' if column.numeric else f"<td>{text(value)}</td>"
-        for column, value in zip(columns, line, strict=True)
+        f'<td class="{column.style}">{text(_cell(value))}</td>' for column, value in zip(columns, line, strict=True)
     )
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 
 def _json(columns: Sequence[_Column], lines: list[list[Any]]) -> str:
@@ -264,9 +277,9 @@ def _json(columns: Sequence[_Column], lines: list[list[Any]]) -> str:
     for place, column in enumerate(columns):
         values = [line[place] for line in lines]
         if column.numeric:
-            document.append({"n": values})
+            document.append({"n": values, "c": column.style})
         else:
             texts = {value: number for number, value in enumerate(dict.fromkeys(values))}
-            document.append({"s": list(texts), "i": [texts[value] for value in values]})
+            document.append({"s": list(texts), "i": [texts[value] for value in values], "c": column.style})
     packed = json.dumps(document, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return packed.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

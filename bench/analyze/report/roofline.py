@@ -61,7 +61,7 @@ def _panel(kind: Kind) -> tuple[Panel, Body] | None:
     across = [x for x, _, _ in points] + [max(roofs.values()) / copy]
     plot = Plot(
         title=kind.name,
-        x=svg.logarithmic("FLOP for each byte that must be moved", [0.5, *across, 3 * max(across)], _count),
+        x=svg.logarithmic("FLOP for each byte that must be moved", [0.5, *across, 20 * max(across)], _count),
         y=svg.logarithmic("FLOP/s", [y for _, y, _ in points] + [*roofs.values(), *peaks.values()]),
         height=350,
     )
@@ -73,14 +73,17 @@ def _panel(kind: Kind) -> tuple[Panel, Body] | None:
     for x, y, one in points:
         plot.mark(x, y, _family(one), f"{plain(one.row['case'])}: {units.scaled(y, 'FLOP/s')}", size=3.5)
     for dtype, peak in roofs.items():
-        plot.over(plot.x.high, peak, f"{plain(dtype, 20)} {units.scaled(peak, 'FLOP/s')}")
-    foot = max(plot.x.low, plot.y.low / copy) * 1.5
-    plot.name(foot, foot * copy, f"copy {units.scaled(copy, 'B/s')}")
+        plot.name(plot.x.high, peak, plain(dtype, 14), "over its end")
+    ridge = max(roofs.values()) / copy
+    plot.name(ridge / 3, ridge / 3 * copy, "copy", "before")
     for x, y, one in {one.row["workload"]: (x, y, one) for x, y, one in reversed(points)}.values():
         plot.name(x, y, plain(one.row["workload"], 24).replace("_", " "))
     families = sorted({_family(one) for _, _, one in points}, reverse=True)
     legend = svg.key([(family, _FAMILIES[family]) for family in families], plot.height + 6)
-    return panel(plot, f"{len(points)} cases of {kind.name} under its roofs.", legend, 26), [
+    said = ", ".join(f"{plain(dtype, 14)} {units.scaled(peak, 'FLOP/s')}" for dtype, peak in roofs.items())
+    legend += svg.line(f"measured: {said}", plot.height + 36)
+    legend += svg.line(f"and a copy of {units.scaled(copy, 'B/s')}", plot.height + 49)
+    return panel(plot, f"{len(points)} cases of {kind.name} under its roofs.", legend, 56), [
         [
             kind.name,
             plain(one.row["case"]),

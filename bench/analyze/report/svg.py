@@ -17,6 +17,7 @@ WIDTH = 400
 SERIES = 8  # colours and shapes that can be told apart
 _TEXT = 5.9  # mean width of a character at 11 units, of the fonts that systems have
 _LINE = 13
+_TITLE = 52  # characters in a line of a title
 
 
 def text(words: str) -> str:
@@ -97,7 +98,7 @@ class Plot:
     y: Axis
     height: int = 290
     left: int = 50
-    right: int = 14
+    right: int = 22
     bottom: int = 44
     rows: tuple[tuple[float, str], ...] = ()  # instead of an upward axis: names of the rows, each at its height
     _marks: list[str] = field(default_factory=list)
@@ -144,13 +145,11 @@ class Plot:
         (left, top), (right, bottom) = self.at(*low), self.at(*high)
         self._marks.append(f'<path class="l w s{series}" d="M{_at(left)} {_at(top)}L{_at(right)} {_at(bottom)}"/>')
 
-    def name(self, x: float, y: float, words: str) -> None:
-        """Words beside a point, left out where there is no room: the table below the figure has them."""
-        self._labels.append((self.at(x, y), words, "beside"))
-
-    def over(self, x: float, y: float, words: str) -> None:
-        """Words over the end of a level line, or under it; they keep clear of what comes later."""
-        self._labels.append((self.at(x, y), words, "over" if x > self.x.low else "over its beginning"))
+    def name(self, x: float, y: float, words: str, where: str = "beside") -> None:
+        """Words at a point, left out where there is no room: the table below the figure has them. Those that are to
+        stand at a certain place keep clear of no line, and are placed before those that may stand on any side.
+        """
+        self._labels.append((self.at(x, y), words, where))
 
     def end(self, x: float, y: float, words: str, series: int) -> None:
         """The name of a series, in the right margin at the height of its last point."""
@@ -162,10 +161,10 @@ class Plot:
 
     def _title(self) -> list[str]:
         """At most two lines, broken at a comma or a space."""
-        if len(self.title) <= 58:
+        if len(self.title) <= _TITLE:
             return [self.title]
-        place = max(self.title.rfind(", ", 0, 58) + 1, 0) or max(self.title.rfind(" ", 0, 58), 0) or 58
-        return [self.title[:place].rstrip(), short(self.title[place:].lstrip(), 58)]
+        place = max(self.title.rfind(", ", 0, _TITLE) + 1, 0) or max(self.title.rfind(" ", 0, _TITLE), 0) or _TITLE
+        return [self.title[:place].rstrip(), short(self.title[place:].lstrip(), _TITLE)]
 
     def _grid(self) -> list[str]:
         right, floor = WIDTH - self.right, self.height - self.bottom
@@ -199,16 +198,11 @@ class Plot:
         drawn = []
         for (across, down), words, where in sorted(self._labels, key=lambda label: label[2] == "beside"):
             wide = _TEXT * len(words)
-            places: dict[str, tuple[Point, ...]] = {
-                "beside": ((7, 4), (-7 - wide, 4), (-wide / 2, -8), (-wide / 2, 16), (7, -7), (7, 15), (-7 - wide, -7)),
-                "over": ((-wide - 2, -4), (-wide - 2, 12)),
-                "over its beginning": ((4, -4), (4, 12)),
-            }
-            for right, below in places[where]:
+            for right, below in _places(where, wide):
                 box = (across + right, down + below - 10, across + right + wide, down + below + 2)
                 if self._free(box):
                     self._taken.append(box)
-                    drawn.append(f'<text class="n" x="{_at(box[0])}" y="{_at(down + below)}">{text(words)}</text>')
+                    drawn.append(f'<text class="a" x="{_at(box[0])}" y="{_at(down + below)}">{text(words)}</text>')
                     break
         return drawn
 
@@ -243,9 +237,25 @@ def key(entries: Sequence[tuple[int, str]], top: float) -> str:
     return "".join(drawn)
 
 
+def line(words: str, top: float) -> str:
+    """A line of text under the axes."""
+    return f'<text x="51" y="{_at(top)}">{text(words)}</text>'
+
+
 def _at(value: float) -> str:
     """A coordinate to a tenth of a unit: finer is not seen, and would make pages larger and differ between machines."""
     return f"{round(value, 1) + 0:g}"  # adding nothing turns -0 into 0
+
+
+def _places(where: str, wide: float) -> tuple[Point, ...]:
+    """Where words that are `wide` may begin, seen from their point, in the order in which places are tried."""
+    if where == "over its end":
+        return ((-wide - 2, -4), (-wide - 2, 12))
+    if where == "over its beginning":
+        return ((4, -4), (4, 12))
+    if where == "before":
+        return ((-8 - wide, 0),)
+    return ((7, 4), (-7 - wide, 4), (-wide / 2, -8), (-wide / 2, 16), (7, -7), (7, 15), (-7 - wide, -7))
 
 
 # Shapes round the origin as closed outlines, all of about the same weight to the eye.

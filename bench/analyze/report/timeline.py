@@ -119,7 +119,7 @@ def _panel(title: str, unit: str, courses: dict[str, Series], limit: float | Non
     )
     if limit:
         plot.line([(plot.x.low, limit), (plot.x.high, limit)], "roof", dashed=True)
-        plot.over(plot.x.low, limit, f"limit {units.significant(limit)} W")
+        plot.name(plot.x.low, limit, f"limit {units.significant(limit)} W", "over its beginning")
     for number, (workload, series) in enumerate(courses.items()):
         points = list(_thinned([(t, value) for t, value in zip(series.t_s, series.values, strict=True) if t >= 0]))
         plot.line(points, number)

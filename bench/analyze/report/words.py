@@ -61,7 +61,7 @@ def headline(kind: Kind) -> list[tuple[str, str]]:
 def conditions(kind: Kind) -> str:
     """How many, since when, with what: one line."""
     sessions = {one.row["session"]: one.row for machine in kind.machines for one in machine.results}
-    days = sorted(plain(row["started"], 10)[:10] for row in sessions.values())
+    days = sorted(plain(row["started"], 40)[:10] for row in sessions.values())
     parts = [
         _count(len(kind.machines), "machine"),
         _count(len(sessions), "run"),
@@ -83,7 +83,7 @@ def conditions(kind: Kind) -> str:
 
 
 def _with_share(words: str, rate: float, peak: float | None) -> str:
-    return f"{words} ({percent(rate / peak)} of the datasheet)" if peak else words
+    return f"{words} ({percent(rate / peak)})" if peak else words
 
 
 def _count(number: int, what: str) -> str:
