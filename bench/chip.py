@@ -114,7 +114,7 @@ def find(name: str) -> Chip:
     if name.endswith(".toml"):
         return load(Path(name))
     if name in names():
-        return load(_FOLDER / f"{name}.toml")
+        return _load_once(_FOLDER / f"{name}.toml")
     raise UserError(
         f"no chip is named '{name:.80}'{_near(name, names())}: "
         "`accelmark list chips` shows all, and a .toml file will do as well"
@@ -124,6 +124,12 @@ def find(name: str) -> Chip:
 def match(driver_name: str) -> Chip | None:
     """The chip whose driver reports exactly this name; None when it is not known here."""
     return _by_driver_name().get(driver_name)
+
+
+@functools.cache
+def _load_once(path: Path) -> Chip:
+    """Of a chip of the catalog: each row of a table asks for it."""
+    return load(path)
 
 
 @functools.cache

@@ -101,7 +101,7 @@ def _session(golden: Session, sheet: chip.Chip, number: int, rounds: int) -> Ses
         capabilities={"power_w": "ok", "energy_j": "ok"},
     )  # fmt: skip
     return replace(
-        golden, id=f"{number:016x}", started=f"2026-11-{1 + number % 25:02d}T10:00:00+00:00", rounds=rounds,
+        golden, id=f"{number:016x}", started=f"2026-11-{1 + number // 2 % 28:02d}T10:00:00+00:00", rounds=rounds,
         suite="standard", devices=[facts], speeds=[],
         idle=[Idle(without_context_w=0.1 * limit_w, with_context_w=0.15 * limit_w, temperature_c=40.0)],
         preflight=[Finding(code="virtual_machine", message="this is a virtual machine")] if number % 9 == 0 else [],

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.analyze.report import curves, intervals, roofline, svg, timeline
 from bench.analyze.report.evidence import Evidence, gather
 from bench.analyze.report.figure import Figure
-from bench.analyze.report.page import page, stylesheet
+from bench.analyze.report.page import html, stylesheet
 from bench.errors import UserError
 
 _COLUMNS = 3  # panels side by side in a picture
@@ -27,7 +27,7 @@ class Report:
 
     def html(self) -> str:
         """The page."""
-        return page(self.evidence, self.figures)
+        return html(self.evidence, self.figures)
 
 
 def report(paths: Iterable[str | os.PathLike[str]]) -> Report:

@@ -150,7 +150,7 @@ def _figure(evidence: Evidence, name: str, title: str, says: str, value: str,
     if not panels:
         why = f"{what} was measured at too few sizes for a curve" if points else f"no {what} in these files"
         return Figure(name=name, title=title, says=f"{why}.")
-    says += f" {more} more such curves are in the table only." if more else ""
+    says += f" {_more(more)} in the table only." if more else ""
     header = ["device", "case", value, "machines"]
     return Figure(
         name=name, title=title, says=says + left_out(evidence), panels=panels, header=header, body=_distinct(body)
@@ -205,6 +205,10 @@ def _line(plot: Plot, curve: Curve, kind: Kind, places: _Places, *, named: bool)
         x, middle = line[-1] if line else max((x, here[0][0]) for x, here in places.items())
         plot.end(x, middle.median, kind.short, kind.series)
     return body
+
+
+def _more(number: int) -> str:
+    return "One more such curve is" if number == 1 else f"{number} more such curves are"
 
 
 def _distinct(body: Body) -> Body:

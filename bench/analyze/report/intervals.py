@@ -15,6 +15,7 @@ from bench.text import plain
 # What decides what a lab can do, in the order of a reader's questions.
 _SIDE_BY_SIDE = ("matmul", "memory_copy", "train_step", "prefill", "decode", "attention", "finetune_step")
 _PANELS = 6
+_CLOSE = 0.42  # of a line of text
 _ROOMY = 24  # so many rows have a line of text each; more stand closer, named once for a kind
 _LOGARITHMIC = 12.0  # values further apart than this factor are not seen on an axis that begins at zero
 
@@ -114,58 +115,68 @@ def _panels(
         for kind, machine, one in case:
             middle, wide = float(one.row[value]), 1 + (one.row[relative] or 0.0)
             entries.append(Entry(kind=kind, machine=machine, value=middle, low=middle / wide, high=middle * wide))
-        unit = "J for a token" if value == "energy_per_token_j" else row["rate_unit"]
-        made, numbers = _panel(row["case"], unit, functools.partial(say, row), entries)
+        costs = value == "energy_per_token_j"
+        across = _across(entries, "energy of a token" if costs else row["rate_unit"], "J" if costs else "")
+        made, numbers = _panel(row["case"], across, functools.partial(say, row), entries, ascending=costs)
         panels.append(made)
         body += numbers
     return panels, body
 
 
-def _panel(case: str, unit: str, say: Callable[[float], str], entries: list[Entry]) -> tuple[Panel, Body]:
-    """A row for each machine, kinds together with the best on top, in a kind from the lowest value upward."""
-    grouped: dict[int, list[Entry]] = {}
-    for one in entries:
-        grouped.setdefault(one.kind.series, []).append(one)
+def _panel(
+    case: str, across: Axis, say: Callable[[float], str], entries: list[Entry], *, ascending: bool
+) -> tuple[Panel, Body]:
+    """A row for each machine, the best on top."""
+    rows, names, depth = _rows(entries, ascending)
     roomy = len(entries) <= _ROOMY
-    ordered = sorted(grouped.values(), key=lambda group: (-max(one.value for one in group), group[0].kind.series))
-    heights: list[tuple[float, Entry]] = []
-    names: list[tuple[float, str]] = []
-    down = 0.5
-    for group in ordered:
-        begin = down
-        for one in sorted(group, key=lambda one: (-one.value, one.machine.number)):
-            heights.append((down, one))
-            if roomy:
-                names.append((down, one.kind.label(one.machine)))
-            down += 1.0 if roomy else 0.42
-        if not roomy:
-            number = f" ({len(group)})" if len(group) > 1 else ""
-            names.append(((begin + down - 0.42) / 2, f"{group[0].kind.short}{number}"))
-            down = max(down, begin + 1.0)
-        down += 0.3
-    upward = Axis(title="", low=down, high=0.0, ticks=())
     plot = Plot(
         title=plain(case, 116),
-        x=_across(entries, unit),
-        y=upward,
+        x=across,
+        y=Axis(title="", low=depth, high=0.0, ticks=()),
         left=128,
-        right=20,
-        height=int(90 + 15 * down),
+        height=int(90 + 15 * depth),
         rows=tuple(names),
     )
-    for height, one in heights:
-        plot.reach((one.low, height), (one.high, height), one.kind.series)
-        tip = f"{one.kind.label(one.machine)}: {say(one.value)}, {say(one.low)} to {say(one.high)}"
-        plot.mark(one.value, height, one.kind.series, tip, size=4 if roomy else 2.6)
-    body = [
-        [one.kind.label(one.machine), plain(case), say(one.value), f"{say(one.low)} to {say(one.high)}"]
-        for _, one in heights
-    ]
+    body: Body = []
+    for down, one in rows:
+        name, reach = one.kind.label(one.machine), f"{say(one.low)} to {say(one.high)}"
+        plot.reach((one.low, down), (one.high, down), one.kind.series)
+        plot.mark(one.value, down, one.kind.series, f"{name}: {say(one.value)}, {reach}", size=4 if roomy else 2.6)
+        body.append([name, plain(case), say(one.value), reach])
     return panel(plot, f"{plain(case)} on {len(entries)} machines."), body
 
 
-def _across(entries: list[Entry], unit: str) -> Axis:
+def _rows(entries: list[Entry], ascending: bool) -> tuple[list[tuple[float, Entry]], list[tuple[float, str]], float]:
+    """Where each machine and each name stands, from the top, and how far down that goes. Kinds stay together."""
+    grouped: dict[int, list[Entry]] = {}
+    for one in sorted(entries, key=lambda one: (one.value if ascending else -one.value, one.machine.number)):
+        grouped.setdefault(one.kind.series, []).append(one)
+    roomy = len(entries) <= _ROOMY
+    rows: list[tuple[float, Entry]] = []
+    names: list[tuple[float, str]] = []
+    down = 0.5
+    for group in grouped.values():  # in the order of their best
+        begin = down
+        for one in group:
+            rows.append((down, one))
+            if roomy:
+                names.append((down, one.kind.label(one.machine)))
+            down += 1.0 if roomy else _CLOSE
+        if not roomy:
+            number = f" ({len(group)})" if len(group) > 1 else ""
+            names.append(((begin + down - _CLOSE) / 2, f"{group[0].kind.short}{number}"))
+            down = max(down, begin + 1.0)
+        down += 0.3
+    return rows, names, down
+
+
+def _across(entries: list[Entry], title: str, unit: str) -> Axis:
+    """With the unit at the ticks, or in the title."""
+
+    def say(value: float) -> str:
+        return svg.prefixed(value) + (unit if " " in svg.prefixed(value) or not unit else f" {unit}")
+
     values = [value for one in entries for value in (one.low, one.high)]
     if max(values) > _LOGARITHMIC * min(values):
-        return svg.logarithmic(unit, values, most=5)
-    return svg.linear(unit, values, svg.prefixed)
+        return svg.logarithmic(title, values, say, most=5)
+    return svg.linear(title, values, say)

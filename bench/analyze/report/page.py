@@ -32,7 +32,7 @@ def stylesheet(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-def page(evidence: Evidence, figures: Sequence[Figure]) -> str:
+def html(evidence: Evidence, figures: Sequence[Figure]) -> str:
     """The whole document."""
     style, script = stylesheet("figure.css") + stylesheet("page.css"), (_FOLDER / "page.js").read_text(encoding="utf-8")
     policy = (
@@ -121,7 +121,8 @@ def _figure(one: Figure) -> str:
     )
     numbers = _details("The numbers", one.title, one.header, one.body) if one.body else ""
     return (
-        f'<section aria-labelledby="{one.name}">\n<h2 id="{one.name}">{text(one.title)}</h2>\n<p>{_prose(one.says)}</p>\n'
+        f'<section aria-labelledby="{one.name}">\n<h2 id="{one.name}">{text(one.title)}</h2>\n'
+        f"<p>{_prose(one.says)}</p>\n"
         f'<div class="panels">{drawn}</div>\n{numbers}</section>'
     )
 
@@ -196,15 +197,13 @@ def _tokens_per_s(kind: Kind, machine: Machine, one: Result) -> float | None:
 
 
 def _words(value: Callable[[Result], Any], limit: int = 200) -> Callable[[Kind, Machine, Result], str]:
-    return lambda kind, machine, one: plain(str(value(one) or ""), limit)
+    return lambda kind, machine, one: plain(str(value(one) or "").strip(), limit)
 
 
 _COLUMNS = (
     _Column(title="device", value=lambda kind, machine, one: kind.label(machine)),
     _Column(title="workload", value=_words(lambda one: one.row["workload"])),
-    _Column(
-        title="case", value=_words(lambda one: one.row["case"].removeprefix(one.row["workload"]).strip()), style="w"
-    ),
+    _Column(title="case", value=_words(lambda one: one.row["case"].removeprefix(one.row["workload"])), style="w"),
     _number("step, ms", "step_s", 1e-3),
     _number("±95 %, in %", "spread", 0.01),
     _number("TFLOP/s", "flops_per_s", 1e12),
