@@ -148,7 +148,7 @@ def _plain_table(title: str, header: list[str], body: Body) -> str:
     heads = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
     lines = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in line) + "</tr>" for line in body)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(title)}"><table>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table: {text(title)}"><table>'
         f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
@@ -251,7 +251,7 @@ def _table(evidence: Evidence) -> list[str]:
         '<p class="tools"><button type="button" id="back">previous page</button> '
         '<button type="button" id="on">next page</button> <button type="button" id="clear">clear filters</button> '
         f'<span id="told" role="status">{min(_SHOWN, len(lines))} of {len(lines)} results</span></p>',
-        '<div class="scroll" tabindex="0" role="region" aria-label="All results"><table>',
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table of all results"><table>',
         f'<thead><tr id="head">{heads}</tr><tr id="filters" class="filters">{filters}</tr></thead>',
         f'<tbody id="body">{"".join(_line(columns, line) for line in lines[:_SHOWN])}</tbody></table></div>',
         f'<script type="application/json" id="rows">{_json(columns, lines)}</script>',
