@@ -73,7 +73,7 @@ def matmul(evidence: Evidence) -> Figure:
         f"The share is of the {whose}. The line joins squares; hollow marks are the shapes of linear layers, where the "
         "thinnest side is most often the number of tokens: thin products wait for memory."
     )
-    return _figure(evidence, "matmul", title, says, f"share of the {whose}", [(curve, 4)], "a matrix product")
+    return _figure(evidence, "matmul", title, says, f"share of the {whose}", [(curve, 4)], "matrix products")
 
 
 def attention(evidence: Evidence) -> Figure:
@@ -148,7 +148,7 @@ def _figure(evidence: Evidence, name: str, title: str, says: str, value: str,
             panels.append(made)
             body += numbers
     if not panels:
-        why = f"{what} was measured at too few sizes for a curve" if points else f"no {what} in these files"
+        why = f"too few sizes of {what} for a curve" if points else f"no {what} in these files"
         return Figure(name=name, title=title, says=f"{why}.")
     says += f" {_more(more)} in the table only." if more else ""
     header = ["device", "case", value, "machines"]

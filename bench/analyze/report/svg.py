@@ -122,7 +122,11 @@ class Plot:
     def line(self, points: Sequence[Point], series: int | str, *, dashed: bool = False) -> None:
         """Points joined in their order. A series that is a word is a class of its own, without a colour."""
         kind = f"s{series}" if isinstance(series, int) else series
-        joined = " ".join(f"{_at(x)},{_at(y)}" for x, y in itertools.starmap(self.at, points))
+        placed = [self.at(x, y) for x, y in points]
+        joined = " ".join(f"{_at(x)},{_at(y)}" for x, y in placed)
+        if kind == "roof":  # words keep clear of its level parts
+            level = [(one, other) for one, other in itertools.pairwise(placed) if abs(one[1] - other[1]) < 1]
+            self._taken += [(one[0], one[1] - 1, other[0], one[1] + 1) for one, other in level]
         self._marks.append(f'<polyline class="l {kind}{" d" if dashed else ""}" points="{joined}"/>')
 
     def band(self, points: Sequence[tuple[float, float, float]], series: int) -> None:
@@ -146,8 +150,8 @@ class Plot:
         self._marks.append(f'<path class="l w s{series}" d="M{_at(left)} {_at(top)}L{_at(right)} {_at(bottom)}"/>')
 
     def name(self, x: float, y: float, words: str, where: str = "beside") -> None:
-        """Words at a point, left out where there is no room: the table below the figure has them. Those that are to
-        stand at a certain place keep clear of no line, and are placed before those that may stand on any side.
+        """Words at a point, left out where there is no room: the table below the figure has them. Those that must stand
+        at a certain place are placed before those that may stand on any side.
         """
         self._labels.append((self.at(x, y), words, where))
 
@@ -199,7 +203,7 @@ class Plot:
         for (across, down), words, where in sorted(self._labels, key=lambda label: label[2] == "beside"):
             wide = _TEXT * len(words)
             for right, below in _places(where, wide):
-                box = (across + right, down + below - 10, across + right + wide, down + below + 2)
+                box = (across + right, down + below - 8, across + right + wide, down + below + 2)
                 if self._free(box):
                     self._taken.append(box)
                     drawn.append(f'<text class="a" x="{_at(box[0])}" y="{_at(down + below)}">{text(words)}</text>')
