@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 import bench
+from bench import record
 from bench.analyze import report
 from bench.analyze.report import evidence, svg, words
 from bench.errors import UserError
@@ -156,6 +157,32 @@ def test_strings_of_a_stranger_are_text_in_page_and_picture(hostile: Path, tmp_p
     assert not any(char in html for char in "\u202e\u200b\x1b\x00\u2028")
     for path in report.write_pictures(made.figures, tmp_path):
         ElementTree.fromstring(path.read_text())
+
+
+@pytest.mark.parametrize("name", ["matmul", "attention", "decode", "train_step", "memory_copy"])
+@pytest.mark.parametrize("size", [None, "many", 0, -5, True, 1e30, 2**53])
+def test_a_strangers_parameters_of_a_known_name_break_nothing(build: Any, name: str, size: Any) -> None:
+    sizes = {"m", "n", "k", "seq", "batch", "context", "num_bytes", "layers"} if size is not None else set()
+    records = [
+        build.record([step_s] * 3, workload=name, params={"dtype": dtype, "duty": "sustained", **dict.fromkeys(sizes, size)},
+                     work=record.Work(gemm_flops=2**62, attention_flops=0, elementwise_flops=0, bytes=1, tokens=2**53,
+                                      launches=0, link_bytes=0))
+        for step_s, dtype in ((1e-12, "x"), (1e6, "y"), (1e-3, "float32"))
+    ]  # fmt: skip
+    series = record.Series(t_s=[0.0] * 9, values=[-1e30, 1e30, *[0.0] * 7])
+    telemetry = record.Telemetry(
+        window_s=1.0,
+        period_s=0.1,
+        busy=0.0,
+        series={"power_w": series},
+        changes={"throttle_power_cap_s": 1e30},
+        state={},
+    )
+    device = replace(build.session().devices[0], readings={"power_limit_w": -1e30, "power_limit_default_w": 0.0})
+    records = [replace(one, telemetry=telemetry) for one in records]
+    kinds = evidence.kinds([build.file(records, devices=[device])])
+    found = evidence.Evidence(kinds=kinds, findings=[], num_files=1, refused=[])
+    assert "All results" in report.Report(evidence=found, figures=report.figures(found)).html()
 
 
 def test_pictures_stand_by_themselves(golden: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class Curve:
     """Which results, what lies across, what upward, and what else tells panels apart."""
 
     wanted: Callable[[Row], bool]
-    across: Callable[[Row], float]
+    across: Callable[[Row], float | None]  # None: a stranger's workload of the same name, with other parameters
     across_title: str
     upward: Callable[[Kind, Row], float | None]
     upward_axis: Callable[[list[float]], Axis]
@@ -43,7 +43,9 @@ def matmul(evidence: Evidence) -> Figure:
         return bool(row["workload"] == "matmul" and row["launch"] == "eager" and row.get("duty") == "sustained")
 
     measured = {
-        kind.name: {one.row["dtype"] for found in kind.results().values() for one in found if wanted(one.row)}
+        kind.name: {
+            one.summary.first.identity.dtype for found in kind.results().values() for one in found if wanted(one.row)
+        }
         for kind in drawn(evidence)
     }
     of_sheet = all(
@@ -54,20 +56,20 @@ def matmul(evidence: Evidence) -> Figure:
     best = {kind.name: best_products(kind) for kind in drawn(evidence)}
 
     def share(kind: Kind, row: Row) -> float | None:
-        sheet = kind.chip.peak_flops_per_s(row["dtype"]) if kind.chip and of_sheet else None
-        peak = sheet if of_sheet else best[kind.name].get(row["dtype"])
+        sheet = kind.chip.peak_flops_per_s(str(row.get("dtype"))) if kind.chip and of_sheet else None
+        peak = sheet if of_sheet else best[kind.name].get(str(row.get("dtype")))
         return row["flops_per_s"] / peak if peak and row["flops_per_s"] else None
 
     whose = "datasheet's dense peak" if of_sheet else "best product measured here"
     curve = Curve(
         wanted=wanted,
-        across=lambda row: float(min(row["m"], row["n"], row["k"])),
+        across=_thinnest,
         across_title="thinnest side of the product",
         upward=share,
         upward_axis=lambda values: svg.linear(f"% of the {whose}", values, lambda value: f"{100 * value:.0f}"),
         say=lambda value: units.percent(value, 0 if value >= 0.0995 else 1),
-        panel=lambda row: plain(str(row["dtype"]), 40),
-        joined=lambda row: bool(row["m"] == row["n"] == row["k"]),
+        panel=lambda row: plain(str(row.get("dtype")), 40),
+        joined=lambda row: bool(row.get("m") == row.get("n") == row.get("k")),
     )
     says = (
         f"The share is of the {whose}. The line joins squares; hollow marks are the shapes of linear layers, where the "
@@ -80,7 +82,7 @@ def attention(evidence: Evidence) -> Figure:
     """Attention's rate over the length of the sequence."""
     curve = Curve(
         wanted=lambda row: row["workload"] == "attention" and row["launch"] == "eager",
-        across=lambda row: float(row["seq"]),
+        across=lambda row: _size(row, "seq"),
         across_title="sequence length in tokens",
         upward=lambda kind, row: row["flops_per_s"],
         upward_axis=lambda values: svg.linear("FLOP/s", values, svg.prefixed),
@@ -92,6 +94,16 @@ def attention(evidence: Evidence) -> Figure:
         "Causal attention; its work grows with the square of the length, so longer is more efficient until it is not."
     )
     return _figure(evidence, "attention", title, says, "reached", [(curve, 4)], "attention")
+
+
+def _size(row: Row, name: str) -> float | None:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) and value >= 1 else None
+
+
+def _thinnest(row: Row) -> float | None:
+    sizes = [size for name in ("m", "n", "k") if (size := _size(row, name)) is not None]
+    return min(sizes) if len(sizes) == 3 else None
 
 
 def _attention_panel(row: Row) -> str:
@@ -110,12 +122,12 @@ def decode(evidence: Evidence) -> Figure:
     def curve(across: str, across_title: str, other: str) -> Curve:
         return Curve(
             wanted=lambda row: row["workload"] == "decode" and row["launch"] == "eager" and row.get("layers") == 0,
-            across=lambda row: float(row[across]),
+            across=lambda row: _size(row, across),
             across_title=across_title,
             upward=lambda kind, row: row["rate"],
             upward_axis=lambda values: svg.logarithmic("tokens/s", values),
             say=lambda value: f"{units.significant(value)} tok/s",
-            panel=lambda row: plain(f"{row['model']}, {other} {row[other]}{_how(row)}", 116),
+            panel=lambda row: plain(f"{row.get('model')}, {other} {row.get(other)}{_how(row)}", 116),
         )
 
     curves = [
@@ -163,11 +175,12 @@ def _groups(evidence: Evidence, curve: Curve) -> dict[str, _Lines]:
     for kind in drawn(evidence):
         for found in kind.results().values():
             row = found[0].row
-            if curve.wanted(row):
+            across = curve.across(row) if curve.wanted(row) else None
+            if across is not None:
                 values = [value for one in found if (value := curve.upward(kind, one.row)) is not None]
                 if values:
                     places = groups.setdefault(curve.panel(row), {}).setdefault(kind.series, {})
-                    places.setdefault(curve.across(row), []).append((Middle.of(values), row))
+                    places.setdefault(across, []).append((Middle.of(values), row))
     return groups
 
 

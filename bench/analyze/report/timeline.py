@@ -78,8 +78,9 @@ def _power(record: Record) -> Series | None:
 
 def _series(record: Record, name: str) -> Series | None:
     found = record.telemetry.series.get(name) if record.telemetry else None
-    whole = found is not None and len(found.values) >= _FEWEST and len(found.t_s) == len(found.values)
-    return found if whole else None
+    if found is None or len(found.values) < _FEWEST or len(found.t_s) != len(found.values):
+        return None
+    return found if min(found.values) >= 0 else None  # what cannot be is not drawn
 
 
 def _panels(kind: Kind, machine: Machine, records: list[Record]) -> tuple[list[Panel], Body]:
@@ -113,15 +114,15 @@ def _panel(title: str, unit: str, courses: dict[str, Series], limit: float | Non
     plot = Plot(
         title=title,
         x=svg.linear("seconds since the first sample", [last_s]),
-        y=svg.linear(unit, [highest, limit or 0.0], svg.prefixed),
+        y=svg.linear(unit, [highest, max(0.0, limit or 0.0)], svg.prefixed),
         right=104,
         height=230,
     )
-    if limit:
+    if limit and limit > 0:
         plot.line([(plot.x.low, limit), (plot.x.high, limit)], "roof", dashed=True)
         plot.name(plot.x.low, limit, f"limit {units.significant(limit)} W", "over its beginning")
     for number, (workload, series) in enumerate(courses.items()):
-        points = list(_thinned([(t, value) for t, value in zip(series.t_s, series.values, strict=True) if t >= 0]))
+        points = list(_thinned([(t, value) for t, value in zip(series.t_s, series.values, strict=True)]))
         plot.line(points, number)
         plot.end(*points[-1], svg.short(plain(workload.replace("_", " ")), 14), number)
     return panel(plot, f"{title} over {units.significant(last_s)} seconds, in {', '.join(courses)}.")
