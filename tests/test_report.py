@@ -163,12 +163,16 @@ def test_strings_of_a_stranger_are_text_in_page_and_picture(hostile: Path, tmp_p
 @pytest.mark.parametrize("size", [None, "many", 0, -5, True, 1e30, 2**53])
 def test_a_strangers_parameters_of_a_known_name_break_nothing(build: Any, name: str, size: Any) -> None:
     sizes = {"m", "n", "k", "seq", "batch", "context", "num_bytes", "layers"} if size is not None else set()
+    work = {"gemm_flops": 2**62, "attention_flops": 0, "elementwise_flops": 0, "bytes": 1, "tokens": 2**53}
     records = [
-        build.record([step_s] * 3, workload=name, params={"dtype": dtype, "duty": "sustained", **dict.fromkeys(sizes, size)},
-                     work=record.Work(gemm_flops=2**62, attention_flops=0, elementwise_flops=0, bytes=1, tokens=2**53,
-                                      launches=0, link_bytes=0))
+        build.record(
+            [step_s] * 3,
+            workload=name,
+            params={"dtype": dtype, "duty": "sustained", **dict.fromkeys(sizes, size)},
+            work=record.Work(**work, launches=0, link_bytes=0),
+        )
         for step_s, dtype in ((1e-12, "x"), (1e6, "y"), (1e-3, "float32"))
-    ]  # fmt: skip
+    ]
     series = record.Series(t_s=[0.0] * 9, values=[-1e30, 1e30, *[0.0] * 7])
     telemetry = record.Telemetry(
         window_s=1.0,
