@@ -81,9 +81,10 @@ def _panel(kind: Kind) -> tuple[Panel, Body] | None:
         plot.name(x, y, plain(one.row["workload"], 24).replace("_", " "))
     families = sorted({_family(one) for _, _, one in points}, reverse=True)
     legend = svg.key([(family, _FAMILIES[family]) for family in families], plot.height + 6)
-    said = ", ".join(f"{plain(dtype, 14)} {units.scaled(peak, 'FLOP/s')}" for dtype, peak in roofs.items())
-    legend += svg.line(f"measured: {said}", plot.height + 36)
-    legend += svg.line(f"and a copy of {units.scaled(copy, 'B/s')}", plot.height + 49)
+    said = [f"{plain(dtype, 14)} {units.scaled(peak, 'FLOP/s')}" for dtype, peak in roofs.items()]
+    said.append(f"copy {units.scaled(copy, 'B/s')}")
+    legend += svg.line(f"measured: {', '.join(said[:2])}", plot.height + 36)
+    legend += svg.line(", ".join(said[2:]), plot.height + 49)
     return panel(plot, f"{len(points)} cases of {kind.name} under its roofs.", legend, 56), [
         [
             kind.name,

@@ -63,10 +63,10 @@ def conditions(kind: Kind) -> str:
     sessions = {one.row["session"]: one.row for machine in kind.machines for one in machine.results}
     days = sorted(plain(row["started"], 40)[:10] for row in sessions.values())
     parts = [
-        _count(len(kind.machines), "machine"),
-        _count(len(sessions), "run"),
+        count(len(kind.machines), "machine"),
+        count(len(sessions), "run"),
         days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
-        _count(sum(len(machine.latest) for machine in kind.machines), "result"),
+        count(sum(len(machine.latest) for machine in kind.machines), "result"),
     ]
     limits = sorted(
         {round(limit) for machine in kind.machines if (limit := machine.facts.readings.get("power_limit_w"))}
@@ -82,12 +82,13 @@ def conditions(kind: Kind) -> str:
     return ", ".join(parts)
 
 
+def count(number: int, what: str) -> str:
+    """A number with its noun."""
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
 def _with_share(words: str, rate: float, peak: float | None) -> str:
     return f"{words} ({percent(rate / peak)})" if peak else words
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _refused(evidence: Evidence) -> Iterator[str]:
@@ -95,7 +96,7 @@ def _refused(evidence: Evidence) -> Iterator[str]:
         names = ", ".join(evidence.refused[:3]) + (" and more" if len(evidence.refused) > 3 else "")
         are = "is" if len(evidence.refused) == 1 else "are"
         yield (
-            f"{len(evidence.refused)} of {_count(evidence.num_files, 'file')} {are} refused by the check and left out "
+            f"{len(evidence.refused)} of {count(evidence.num_files, 'file')} {are} refused by the check and left out "
             f"of everything here: {names}. The reasons stand under Findings."
         )
 
@@ -104,7 +105,7 @@ def _failed(evidence: Evidence) -> Iterator[str]:
     statuses = Counter(one.row["status"] for one in _all(evidence) if not one.measured)
     told = [f"{statuses[status]} {words}" for status, words in _FAILED.items() if statuses[status]]
     if told:
-        yield f"Of {_count(sum(1 for _ in _all(evidence)), 'case')}, {'; '.join(told)}."
+        yield f"Of {count(sum(1 for _ in _all(evidence)), 'case')}, {'; '.join(told)}."
 
 
 def _lowered(evidence: Evidence) -> Iterator[str]:
@@ -123,12 +124,12 @@ def _held(evidence: Evidence) -> Iterator[str]:
         held = [share for share in shares if share is not None and share > _LIMITED]
         if held:
             yield (
-                f"{kind.short}: the power limit held back {len(held)} of {_count(len(shares), 'result')}, at most "
+                f"{kind.short}: the power limit held back {len(held)} of {count(len(shares), 'result')}, at most "
                 f"{percent(min(1.0, max(held)))} of the time."
             )
         hot = sum("thermal_limited" in one.row["flags"] for machine in kind.machines for one in machine.latest.values())
         if hot:
-            yield f"{kind.short}: its temperature held back {_count(hot, 'result')}: look at cooling first."
+            yield f"{kind.short}: its temperature held back {count(hot, 'result')}: look at cooling first."
 
 
 def _apart(evidence: Evidence) -> Iterator[str]:
@@ -160,7 +161,7 @@ def _difference(kind: Kind, machine: Machine) -> tuple[float, str]:
     further, ratio, case = max(apart)
     how = f"{percent(further - 1)} {'slower' if ratio > 1 else 'faster'}"
     return further, (
-        f"{kind.label(machine)} differs from others of its kind in {_count(len(apart), 'case')}, most in {case}: "
+        f"{kind.label(machine)} differs from others of its kind in {count(len(apart), 'case')}, most in {case}: "
         f"{how} than their median."
     )
 
@@ -185,12 +186,12 @@ def _noise(evidence: Evidence) -> Iterator[str]:
     wide = sum((one.row["spread"] or 0.0) > _WIDE for one in measured)
     if measured and wide > len(measured) / 10:
         yield (
-            f"{wide} of {_count(len(measured), 'result')} have a 95 % interval wider than ±{percent(_WIDE)}: "
+            f"{wide} of {count(len(measured), 'result')} have a 95 % interval wider than ±{percent(_WIDE)}: "
             "smaller differences than that mean nothing there."
         )
     busy = sum("host_noisy" in one.row["flags"] for one in measured)
     if measured and busy > len(measured) / 10:
-        yield f"The host was busy with other things in {busy} of {_count(len(measured), 'result')}."
+        yield f"The host was busy with other things in {busy} of {count(len(measured), 'result')}."
 
 
 def _all(evidence: Evidence) -> Iterator[Result]:
@@ -199,7 +200,7 @@ def _all(evidence: Evidence) -> Iterator[Result]:
 
 def who(evidence: Evidence) -> str:
     """What machines these are, as one sentence."""
-    machines = _count(len(evidence.machines), "machine")
+    machines = count(len(evidence.machines), "machine")
     kinds = f" of {len(evidence.kinds)} kinds" if len(evidence.kinds) > 1 else ""
-    results = _count(sum(len(machine.latest) for _, machine in evidence.machines), "result")
-    return f"{machines}{kinds}, {results} from {_count(evidence.num_files, 'file')}."
+    results = count(sum(len(machine.latest) for _, machine in evidence.machines), "result")
+    return f"{machines}{kinds}, {results} from {count(evidence.num_files, 'file')}."
