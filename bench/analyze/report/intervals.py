@@ -27,7 +27,7 @@ class Entry:
     kind: Kind
     machine: Machine
     value: float
-    low: float
+    low: float  # both are the value where its interval is unknown
     high: float
 
 
@@ -139,8 +139,10 @@ def _panel(
     )
     body: Body = []
     for down, one in rows:
-        name, reach = one.kind.label(one.machine), f"{say(one.low)} to {say(one.high)}"
-        plot.reach((one.low, down), (one.high, down), one.kind.series)
+        name, reach = one.kind.label(one.machine), "interval unknown"
+        if one.low < one.high:
+            reach = f"{say(one.low)} to {say(one.high)}"
+            plot.reach((one.low, down), (one.high, down), one.kind.series)
         plot.mark(one.value, down, one.kind.series, f"{name}: {say(one.value)}, {reach}", size=4 if roomy else 2.6)
         body.append([name, plain(case), say(one.value), reach])
     return panel(plot, f"{plain(case)} on {len(entries)} machines."), body

@@ -159,7 +159,8 @@ def _findings(evidence: Evidence) -> list[str]:
     says = "Nothing: every file is whole and sound."
     if found:
         refused = f"{len(evidence.refused)} refused" if evidence.refused else "none refused"
-        says = f"{len(found)} in {words.count(evidence.num_files, 'file')}, {refused}. `accelmark check FILE` prints them all."
+        files = words.count(evidence.num_files, "file")
+        says = f"{len(found)} in {files}, {refused}. `accelmark check FILE` prints them all."
     body = [[one.file, "" if one.line is None else str(one.line), one.level, one.message] for one in found[:_FINDINGS]]
     more = f"<p>{len(found) - _FINDINGS} more are not shown.</p>" if len(found) > _FINDINGS else ""
     table = _plain_table("Findings", ["file", "line", "level", "what was found"], body) if body else ""

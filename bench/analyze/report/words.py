@@ -14,7 +14,7 @@ from bench.text import plain
 
 _APART = 0.05  # a machine this far from the median of its kind, and outside its own interval, is named
 _FEWEST = 3  # machines that a median is taken of
-_MOST_APART = 3
+_MOST_NAMED = 3  # of one sort; of more the number is told
 _WIDE = 0.10  # half of a 95 % interval from which on a result is called wide
 _LIMITED = 0.01  # share of the time, as for the flag
 
@@ -109,13 +109,17 @@ def _failed(evidence: Evidence) -> Iterator[str]:
 
 
 def _lowered(evidence: Evidence) -> Iterator[str]:
+    found = []
     for kind, machine in evidence.machines:
         limit, default = (machine.facts.readings.get(name) for name in ("power_limit_w", "power_limit_default_w"))
         if limit and default and limit < 0.99 * default:
-            yield (
+            found.append(
                 f"{kind.label(machine)} is set to {limit:.0f} W of {default:.0f} W: its results are those of a "
                 "board with that limit."
             )
+    yield from found[:_MOST_NAMED]
+    if len(found) > _MOST_NAMED:
+        yield f"{len(found) - _MOST_NAMED} more are set below their usual power limit: see Machines one by one."
 
 
 def _held(evidence: Evidence) -> Iterator[str]:
@@ -141,9 +145,9 @@ def _apart(evidence: Evidence) -> Iterator[str]:
         for further, sentence in [_difference(kind, machine)]
         if sentence
     )
-    yield from (sentence for _, sentence in found[:_MOST_APART])
-    if len(found) > _MOST_APART:
-        yield f"{len(found) - _MOST_APART} more machines differ from others of their kind: see Machines side by side."
+    yield from (sentence for _, sentence in found[:_MOST_NAMED])
+    if len(found) > _MOST_NAMED:
+        yield f"{len(found) - _MOST_NAMED} more machines differ from others of their kind: see Machines side by side."
 
 
 def _difference(kind: Kind, machine: Machine) -> tuple[float, str]:
