@@ -246,8 +246,8 @@ def _table(evidence: Evidence) -> list[str]:
     )
     return [
         '<section aria-labelledby="table">\n<h2 id="table">All results</h2>',
-        "<p>A heading sorts. A filter keeps what contains its text; with numbers also <code>&gt;100</code>, "
-        "<code>&lt;=5</code>, <code>=8</code> and <code>5..8</code>, in the heading's unit.</p>",
+        '<p class="hint">A heading sorts. A filter keeps what contains its text; with numbers also '
+        "<code>&gt;100</code>, <code>&lt;=5</code>, <code>=8</code> and <code>5..8</code>, in the heading's unit.</p>",
         f"<noscript><p>Without its script the page shows the first {_SHOWN} results and does not sort.</p></noscript>",
         '<p class="tools"><button type="button" id="back">previous page</button> '
         '<button type="button" id="on">next page</button> <button type="button" id="clear">clear filters</button> '
