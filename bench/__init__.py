@@ -7,10 +7,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-<<<<<<< HEAD
 _COMMANDS = (
     "calibrate", "check", "compare", "devices", "estimate_rows", "estimate_serving", "estimate_training",
-    "frame", "grouped", "listing", "meter", "plan", "run", "show", "standing", "submit", "table",
+    "frame", "grouped", "listing", "meter", "plan", "report", "run", "show", "standing", "submit", "table",
 )  # fmt: skip
 
 

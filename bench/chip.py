@@ -140,12 +140,18 @@ def find(name: str) -> Chip:
     """The chip of that name, or the one in that .toml file. Raises UserError."""
     if name.endswith(".toml"):
         return load(Path(name))
-    if name in names():
-        return load(_FOLDER / f"{name}.toml")
+    if known := _of_catalog(name):
+        return known
     raise UserError(
         f"no chip is named '{name:.80}'{_near(name, names())}: "
         "`accelmark list chips` shows all, and a .toml file will do as well"
     )
+
+
+@functools.cache
+def _of_catalog(name: str) -> Chip | None:
+    """Each row of a table asks for its chip: the file is read once."""
+    return load(_FOLDER / f"{name}.toml") if name in names() else None
 
 
 def match(driver_name: str) -> Chip | None:

@@ -20,7 +20,7 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [
-            "devices", "list", "run", "show", "check", "submit", "table", "compare", "calibrate", "estimate", "plan", "selfcheck",
+            "devices", "list", "run", "show", "check", "submit", "table", "compare", "report", "calibrate", "estimate", "plan", "selfcheck",
         ]  # fmt: skip
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -559,6 +559,25 @@ def calibrate(sources: tuple[Path, ...], as_json: bool) -> None:
         _print_lines(
             [line for number, one in enumerate(documents) for line in [*[""] * (number > 0), *calibrated.lines(one)]]
         )
+
+
+@main.command()
+@paths("sources", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path), default="report.html", help="The page.  [default: report.html]")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), metavar="DIR", help="Write each figure as an SVG file, too."
+)
+@click.option("--png", is_flag=True, help="And as PNG beside it; needs the extra `plots`.")
+@as_json
+def report(sources: tuple[Path, ...], out: Path, figures: Path | None, png: bool, as_json: bool) -> None:
+    """Make one page of the results in files and folders.  [default: the results folder]"""
+    from bench import commands
+    from bench.text import plain
+
+    document = commands.report(sources, out=out, figures=figures, png=png)
+    for name in document["refused"]:
+        print(f"accelmark: {plain(name)} is refused and left out: see accelmark check", file=sys.stderr)
+    _print_json(document) if as_json else _print_lines([document["page"], *document["pictures"]])
 
 
 @main.command()

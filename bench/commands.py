@@ -403,6 +403,40 @@ def calibrate(paths: Paths = ()) -> list[Document]:
 
     made = calibration.calibrations(tables.files(paths or [results_folder()]))
     return [calibration.document(one) for one in made]
+def report(
+    paths: Paths = (),
+    *,
+    out: str | os.PathLike[str] = "report.html",
+    figures: str | os.PathLike[str] | None = None,
+    png: bool = False,
+) -> Document:
+    """Writes the page of these files, or of the results folder, and says what is on it; `figures` is a folder for the
+    pictures by themselves.
+    """
+    from bench.analyze import report as reports
+    from bench.errors import UserError
+
+    page = Path(out)
+    if page.suffix.lower() not in {".html", ".htm"}:
+        raise UserError(f"{page}: the report is an HTML page, name it for example report.html")
+    if png and figures is None:
+        raise UserError("PNG files need a folder: give one with --figures DIR")
+    made = reports.report(paths or [results_folder()])
+    pictures = reports.write_pictures(made.figures, Path(figures), png=png) if figures is not None else []
+    html = made.html().encode()
+    try:
+        page.write_bytes(html)
+    except OSError as error:
+        raise UserError(f"{page}: {error.strerror}") from None
+    return {
+        "page": str(page),
+        "bytes": len(html),
+        "files": made.evidence.num_files,
+        "refused": made.evidence.refused,
+        "machines": len(made.evidence.machines),
+        "figures": {one.name: len(one.panels) for one in made.figures},
+        "pictures": [str(path) for path in pictures],
+    }
 
 
 def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]:

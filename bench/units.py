@@ -27,10 +27,13 @@ def significant(value: float, digits: int = 3) -> str:
 
 def scaled(value: float, unit: str) -> str:
     """`value` with the prefix that leaves one to three digits before the point: 1.98 TFLOP/s."""
-    for factor, prefix in _PREFIXES:
-        if abs(value) >= factor * 0.9995:
-            return f"{significant(value / factor)} {prefix}{unit}"
-    return f"{significant(value)} {unit}"
+    factor, letter = prefix(value)
+    return f"{significant(value / factor)} {letter}{unit}"
+
+
+def prefix(value: float) -> tuple[float, str]:
+    """The factor and letter that leave one to three digits before the point: 1e12 and T; 1 and nothing below 1000."""
+    return next(((factor, letter) for factor, letter in _PREFIXES if abs(value) >= factor * 0.9995), (1.0, ""))
 
 
 def count(value: float) -> str:

@@ -91,6 +91,21 @@ def planted(tmp_path: Path, build: Builder) -> Path:
     return build.write(tmp_path / "planted.jsonl", build.file(records))
 
 
+@pytest.fixture
+def hostile(tmp_path: Path, build: Builder) -> Path:
+    """A file that is valid, in which every string that a stranger may choose is meant to do harm."""
+    evil = "</script><script>window.stolen=1</script><img src=x onerror=stolen=1>\u202e\u200b\x1b[31m\u2028"
+    session = build.session()
+    device = msgspec.structs.replace(session.devices[0], name=evil[:190], driver="=1+1|`[x](javascript:x)", spec=evil)
+    host = msgspec.structs.replace(session.host, cpu=evil[::-1], kernel="W" * 200)
+    params = [{**SMALL, "m": m, "n": m, "k": m, "dtype": "float32"} for m in (64, 128)]
+    records = [build.record(params=one, extras={"kernel": evil}, round=0) for one in params]
+    records.append(build.failed("crash", params={**SMALL, "m": 256}, workload="matmul"))
+    records[-1] = msgspec.structs.replace(records[-1], reason=evil * 3)
+    fields = {"devices": [device], "host": host, "software": {"torch": evil, "x": "y"}, "argv": [evil], "suite": evil}
+    return build.write(tmp_path / "hostile <b>.jsonl", build.file(records, **fields))
+
+
 @pytest.fixture(scope="session")
 def fake_nvml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Compiles tests/fake_nvml.c, with definitions; gives the folder for LD_LIBRARY_PATH."""
