@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import device as devices
-from bench import energy, workload
+from bench import energy, stats, workload
 from bench.errors import Unsupported
 from bench.measure import meter, timer
 from bench.record import Protocol
@@ -52,12 +52,28 @@ def test_twice_the_calls_take_twice_the_time(device: Any) -> None:
     assert two / one == pytest.approx(2.0, abs=0.05)
 
 
+def test_a_kernel_of_known_length_is_read_as_such(device: Any) -> None:
+    if device.vendor != "nvidia":
+        pytest.skip("a kernel that spins for so many cycles is CUDA's")
+    cycles = 2_000_000  # about a millisecond
+    one, two = (
+        timer.measure(device, [lambda count=count: torch.cuda._sleep(count)], SHORT).median_s
+        for count in (cycles, 2 * cycles)
+    )
+    assert two / one == pytest.approx(2.0, abs=0.05)
+    assert 0.2e9 < cycles / one < 4e9  # the clock of the cores that it implies
+
+
 @pytest.mark.parametrize("name", workload.names())
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "tf32", "float8_e4m3fn", "int8"])
 def test_every_workload_is_right(device: Any, name: str, dtype: str) -> None:
-    case = workload.case(name, {**workload.find(name).smoke, "dtype": dtype})
+    kind = workload.find(name)
+    if dtype not in kind.dtypes:
+        pytest.skip(f"{name} knows no {dtype}")
     if not device.supports(dtype):
         pytest.skip(f"no {dtype} here")
+    case = workload.case(name, {**kind.smoke, "dtype": dtype})
+    device.use_precision(dtype)
     device.seed(0)
     step = device.prepare(case)
     step.run()
@@ -81,6 +97,48 @@ def test_running_out_of_memory_leaves_the_device_usable(device: Any) -> None:
         torch.empty(1 << 50, dtype=torch.uint8, device=device.torch_device)
     device.release()
     test_twice_the_calls_take_twice_the_time(device)
+
+
+def test_a_worker_that_is_killed_leaves_no_memory_behind(device: Any) -> None:
+    before = device.free_bytes()
+    program = (
+        "import sys, torch; from bench import device; d = device.find('default')[0]; d.use(); "
+        "kept = torch.ones(1 << 30, dtype=torch.uint8, device=d.torch_device); d.synchronize(); "
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    holder = subprocess.Popen([sys.executable, "-c", program], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"ready\n"
+    assert device.free_bytes() < before - (1 << 29)
+    holder.kill()
+    holder.wait()
+    for _ in range(50):  # a driver takes a moment to notice
+        if device.free_bytes() > before - (64 << 20):
+            return
+        device.wait(0.1)
+    pytest.fail(f"{(before - device.free_bytes()) / 2**20:.0f} MiB are still taken")
+
+
+def test_the_sampler_costs_no_time(device: Any) -> None:
+    watching = meter.of(device, 0)
+    try:
+        if watching.board.boundary is None:
+            pytest.skip("this board tells neither power nor energy")
+        step = device.prepare(workload.case("launch_overhead", {"num_launches": 200, "dtype": "float32"}))
+        ratios = []
+        for pair in range(8):
+            seen = {}
+            for on in (True, False) if pair % 2 else (False, True):
+                seen[on] = timer.measure(
+                    device, [step.run], SHORT, observer=watching if on else timer.Observer()
+                ).median_s
+            ratios.append(seen[True] / seen[False])
+        found = stats.paired_ratio([1.0] * len(ratios), ratios)
+        assert found is not None
+        assert found.interval95.low < 1.005  # fails only where a cost of more than half a percent is shown
+    finally:
+        watching.close()
 
 
 def test_sensors_are_numbers_or_reasons(device: Any) -> None:
