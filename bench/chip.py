@@ -1,19 +1,28 @@
 """Chip: what a datasheet says of an accelerator, to set a measurement against. One TOML file each, in bench/chips/.
 
-A chip is found by the exact name that its driver reports. Never by a part of it: an L40S is no L4, and the H100 on a
-PCIe card has three quarters of the H100's rate. An unknown chip is measured all the same; only its share of the
-datasheet stays empty.
+A device that is being measured is found by the exact name that its driver reports (`match`). Never by a part of it: an
+L40S is no L4, and the H100 on a PCIe card has three quarters of the H100's rate. An unknown chip is measured all the
+same; only its share of the datasheet stays empty. A chip that somebody writes about is found by what people call it
+(`resolve`), where "A100" must mean one of several parts.
+
+One chip is one device as tables count: a GPU of the two in a GB200 superchip, a TPU or Trainium chip with all of its
+cores. Where software and tables count differently (the two dies of an MI250), `notes` says what is meant, or each has a
+file.
 
 What the figures are, in every file:
 
 - `flops_per_s`: for each type, the fastest product of dense matrices whose inputs have that type, summed in FP32 or
   wider (INT32 for int8). Sheets headline 2:4 sparsity, which is twice that, and GeForce sheets sums in FP16, which is
   twice again. fp32 is true FP32, not TF32.
-- `memory_bytes`: the nominal capacity. What sheets print as GB of capacity are GiB: an H200 of "141 GB" reports 143,771
-  MiB. Bandwidths are decimal. ECC and the driver take their part of both.
+- `memory_bytes`: the nominal capacity, and where a buyer chooses it, the largest one. What sheets print as GB of
+  capacity are GiB: an H200 of "141 GB" reports 143,771 MiB. Bandwidths are decimal. ECC and the driver take their part
+  of both.
 - `link_bytes_per_s`: to other chips of the node, all links together, in one direction. Sheets give both directions
   added up. Left out where links are an optional bridge.
 - `power_w`: the default limit of the board.
+- `num_sms`: what the blocks of a kernel are spread over: streaming multiprocessors, compute units, or a vendor's word
+  for them. Left out where the whole chip is one or two large arrays.
+- `launched`: the year in which it was announced for sale.
 
 Most sheets were read in public transcriptions of them. Where two sheets contradict each other, `notes` says so.
 """
@@ -21,6 +30,7 @@ Most sheets were read in public transcriptions of them. Where two sheets contrad
 import dataclasses
 import functools
 import math
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,6 +58,10 @@ _TORCH_DTYPES = {
 _FOLDER = Path(__file__).parent / "chips"
 
 _RATES = ("memory_bytes_per_s", "power_w", "link_bytes_per_s", "price_per_hour")
+_FACTS = ("num_sms", "memory_kind", "launched")
+
+# What tables put before, after or into a chip's name and what tells no two chips apart.
+_DECORATION = {"nvidia", "amd", "intel", "google", "aws", "habana", "gpu", "tesla", "quadro", "geforce", "instinct"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +73,7 @@ class Chip:
     """
 
     name: str
-    driver_names: tuple[str, ...]  # exactly as reported; one chip may be known by several
+    driver_names: tuple[str, ...]  # exactly as reported; one chip may be known by several, or by none that we know
     vendor: str
     architecture: str
     memory_bytes: int
@@ -68,6 +82,10 @@ class Chip:
     power_w: float | None = None
     link_bytes_per_s: float | None = None
     price_per_hour: float | None = None
+    num_sms: int | None = None
+    memory_kind: str | None = None  # HBM3, GDDR6X, LPDDR5: its share of the peak that kernels reach differs
+    launched: int | None = None
+    aliases: tuple[str, ...] = ()  # what people and tables call it, the bare kind at its commonest part
     notes: str = ""
     sources: dict[str, str] = field(hash=False)
 
@@ -75,7 +93,11 @@ class Chip:
         for key in ("name", "vendor", "architecture"):
             self._check(key, _is_text, "a text that is not empty")
         self._check("driver_names", _are_names, "a list of the different names that a driver reports")
-        self._check("memory_bytes", lambda value: type(value) is int and value >= 1, "a whole number of at least 1")
+        self._check("aliases", _are_names, "a list of different names")
+        self._check("num_sms", lambda value: value is None or _is_count(value), "a whole number of at least 1")
+        self._check("launched", lambda value: value is None or _is_count(value), "a year")
+        self._check("memory_kind", lambda value: value is None or _is_text(value), "a text that is not empty")
+        self._check("memory_bytes", _is_count, "a whole number of at least 1")
         self._check("memory_bytes_per_s", _is_positive, "a number above 0")
         for key in ("power_w", "link_bytes_per_s", "price_per_hour"):
             self._check(key, lambda value: value is None or _is_positive(value), "a number above 0, or left out")
@@ -91,13 +113,18 @@ class Chip:
                 raise UserError(f"sources has the key '{key:.80}', it must name one of {', '.join(figures)}")
 
     def _figures(self) -> tuple[str, ...]:
-        rates = [key for key in _RATES if getattr(self, key) is not None]
-        return ("driver_names", "memory_bytes", *rates, *self.flops_per_s)
+        given = [key for key in (*_RATES, *_FACTS) if getattr(self, key) is not None]
+        return (*(["driver_names"] if self.driver_names else []), "memory_bytes", *given, *self.flops_per_s)
 
     def _check(self, key: str, is_right: Callable[[Any], bool], allowed: str) -> None:
         value = getattr(self, key)
         if not is_right(value):
             raise UserError(f"{key} is {value!r:.80}, it must be {allowed}")
+
+    @property
+    def generation(self) -> str:
+        """The architecture without the code of the processor, which near relatives share: Hopper of "Hopper GH100"."""
+        return re.sub(r" [A-Z]{2}\d{2,}$", "", self.architecture)
 
     def peak_flops_per_s(self, dtype: str) -> float | None:
         """The dense peak for a type by torch's name ("bfloat16") or ours ("bf16"); None where no sheet gives one."""
@@ -126,9 +153,63 @@ def match(driver_name: str) -> Chip | None:
     return _by_driver_name().get(driver_name)
 
 
+def resolve(name: str, memory_gb: float | None = None) -> Chip:
+    """The chip that people call so: by file name, driver name or alias, whatever the case and punctuation.
+
+    A kind that is sold with several memories ("A100") is decided by `memory_gb`, as printed or as reported, or by a
+    size within the name; without either, and where no part has that much, by the commonest part. Raises UserError.
+    """
+    found = _called(name, memory_gb)
+    if found is None and (size := re.search(r"(\d+) ?GB\b", name, re.IGNORECASE)):
+        found = _called(name.replace(size[0], " "), float(size[1]))
+        if found is not None and not _is_about(found.memory_bytes // 2**30, float(size[1])):
+            found = None
+    if found is None:
+        known, key = _by_any_name(), _plain(name)
+        near = [other for other in known if other.startswith(key)] or get_close_matches(key, known)
+        meant = " or ".join(sorted({known[other].name for other in near})) if key else ""
+        raise UserError(
+            f"no chip is called '{name:.80}'{f' (did you mean {meant}?)' * bool(meant)}: "
+            "`accelmark list chips` shows all, and --json their other names"
+        )
+    return found
+
+
+def _called(name: str, memory_gb: float | None) -> Chip | None:
+    known = _by_any_name()
+    key = _plain(name)
+    if memory_gb is not None:
+        sizes = {chip.memory_bytes // 2**30 for chip in known.values()}
+        for size in sorted(sizes, key=lambda size: abs(size - memory_gb)):
+            if _is_about(size, memory_gb) and f"{key}{size}" in known:
+                return known[f"{key}{size}"]
+    return known.get(key)
+
+
+def _is_about(size: int, memory_gb: float) -> bool:
+    """Whether a nominal size may be printed so: GB for GiB is 7 %, and a driver keeps some of it."""
+    return abs(size - memory_gb) <= 0.08 * size
+
+
+@functools.cache
+def _by_any_name() -> dict[str, Chip]:
+    return {_plain(name): one for one in _catalog() for name in (one.name, *one.driver_names, *one.aliases)}
+
+
+def _plain(name: str) -> str:
+    """A name without what differs from table to table: "NVIDIA A100-SXM4-80GB" is "a100sxm480"."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(\d) ?gi?b\b", r"\1", name.lower()))
+    return "".join(word for word in words if word not in _DECORATION)
+
+
 @functools.cache
 def _by_driver_name() -> dict[str, Chip]:
-    return {driver_name: chip for chip in map(find, names()) for driver_name in chip.driver_names}
+    return {driver_name: chip for chip in _catalog() for driver_name in chip.driver_names}
+
+
+@functools.cache
+def _catalog() -> tuple[Chip, ...]:
+    return tuple(map(load, sorted(_FOLDER.glob("*.toml"))))
 
 
 def load(path: Path) -> Chip:
@@ -148,8 +229,9 @@ def load(path: Path) -> Chip:
     for key in required:
         if key not in values:
             raise UserError(f"{path}: the key '{key}' is missing, a chip needs {', '.join(required)}")
-    if isinstance(values["driver_names"], list):
-        values["driver_names"] = tuple(values["driver_names"])
+    for key in ("driver_names", "aliases"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
     try:
         return Chip(name=path.stem, **values)
     except UserError as error:
@@ -170,8 +252,12 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
 def _are_names(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_text, value)) and len(set(value)) == len(value)
+    return isinstance(value, tuple) and all(map(_is_text, value)) and len(set(value)) == len(value)
 
 
 def _are_rates(value: object) -> bool:

@@ -289,4 +289,5 @@ def _chip_row(found: Any) -> Document:
         "memory_bytes_per_s": found.memory_bytes_per_s,
         "power_w": found.power_w,
         "driver_names": list(found.driver_names),
+        "aliases": list(found.aliases),
     }

@@ -94,8 +94,8 @@ def devices(document: dict[str, Any]) -> list[str]:
 
 def listing(rows: list[dict[str, Any]]) -> str:
     """Workloads, suites, models or chips."""
-    # Where a figure comes from is for --json and for the file itself: it would push the figures off the screen.
-    header = [name for name in rows[0] if name != "source"] if rows else ["nothing"]
+    # Where a figure comes from and other names are for --json and for the file: they would push figures off the screen.
+    header = [name for name in rows[0] if name not in ("source", "aliases")] if rows else ["nothing"]
     body = [[_listed(name, row[name]) for name in header] for row in rows]
     return tabulate([name.replace("_", " ") for name in header], body)
 
