@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import math
 import sys
 import time
@@ -597,6 +598,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: contextlib.nullcontext())
 
@@ -627,3 +629,20 @@ def test_a_capture_that_failed_spoils_the_process(error: Exception | None, raise
         assert str(refused.value) == "graph capture: operation not permitted when stream is capturing"
     other = Nvidia(vendor="nvidia", index=1, name="A Board", backend="cuda")
     assert not other.spoilt
+
+
+@pytest.mark.usefixtures("graphs")
+def test_a_capture_that_failed_leaves_the_stream_that_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own context goes back to it only when the end of the capture succeeds."""
+    before, restored = SimpleNamespace(wait_stream=lambda other: None), []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: before)
+    monkeypatch.setattr(torch.cuda, "set_stream", restored.append)
+    calls = itertools.count()
+
+    def run() -> None:
+        if next(calls) == 3:  # three to warm up
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(Unsupported, match="previous error"):
+        Nvidia(vendor="nvidia", index=0, name="A Board", backend="cuda").capture(run)
+    assert restored == [before]

@@ -153,8 +153,11 @@ def _replay_error(step: Step, replay: timer.Run, output: Any) -> float:
     """How far the output of a replay is from that of the step itself; 0 for a step that gives no tensor back."""
     if not hasattr(output, "fill_"):
         return 0.0
+    import torch
+
     expected = step.run().clone()  # type: ignore[attr-defined]
-    output.fill_(float("nan"))
+    with torch.inference_mode():  # what a step made within it may be written to in no other mode
+        output.fill_(math.nan if output.is_floating_point() else 0)
     replay()
     return float((output.float() - expected.float()).norm() / expected.float().norm())
 
