@@ -582,6 +582,19 @@ def test_tokens_are_uniform_over_the_vocabulary() -> None:
     assert float(((counts - 10_000) ** 2 / 10_000).sum()) < 27.9  # chi squared, 9 degrees of freedom, 0.1 %
 
 
+def test_the_product_that_is_tried_is_laid_out_as_the_workload_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuBLAS of CUDA 13.0 multiplies int8 only by a second factor whose columns are contiguous."""
+    whole = torch._int_mm
+
+    def of_cuda_13(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
+        if b_KN.is_contiguous() or a_MK.shape[0] <= 16:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED")
+        return whole(a_MK, b_KN)
+
+    monkeypatch.setattr(torch, "_int_mm", of_cuda_13)
+    assert base.Device.supports(the_cpu(), "int8")
+
+
 class Graph:
     """Stands in for torch's graphs: while one is recorded its stream's work fails where the test says so."""
 

@@ -328,3 +328,11 @@ def test_what_a_cuda_device_can_do_breaks_no_graph(monkeypatch: pytest.MonkeyPat
     assert whole(torch.zeros(2)).tolist() == [1, 1] == whole(torch.zeros(2)).tolist()
     assert asked == [torch.device("cpu")]
     _capability._of_ampere.cache_clear()
+
+
+def test_few_rows_of_int8_are_unsupported_on_cuda(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = of("matmul", m=16, n=32, k=32, dtype="int8")
+    assert cpu.prepare(small).error() == 0
+    monkeypatch.setattr(cpu, "backend", "cuda")
+    with pytest.raises(Unsupported, match="m=16: torch multiplies int8 on CUDA from 17 rows on"):
+        small.prepare(cpu)
