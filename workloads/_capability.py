@@ -1,4 +1,4 @@
-"""What a CUDA device is able to do, asked once, so that neither eager code nor a compiled graph asks it in each layer."""
+"""What a CUDA device can do: asked once, so that neither eager code nor a compiled graph asks it in each layer."""
 
 from functools import cache
 

@@ -55,4 +55,3 @@ def _tried(device: torch.device, dtype: torch.dtype) -> bool:
     finally:
         torch.cuda.set_sync_debug_mode(mode)
     return True
-
