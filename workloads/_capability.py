@@ -7,7 +7,7 @@ import torch
 
 # torch.compile takes the answer as a constant; at the call of torch's own function a graph would break. The mark must
 # be on a function of its own: through a `cache` the compiler looks at the function beneath.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's types are not followed
 def is_of_ampere(device: torch.device) -> bool:
     """Whether a CUDA device is of Ampere or newer."""
     return _of_ampere(device)

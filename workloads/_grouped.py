@@ -30,7 +30,7 @@ def grouped_mm(x_TE: Tensor, weights_XEF: Tensor, offsets_X: Tensor) -> Tensor:
 
 # A compiled graph takes the answer and need not know how it was found. The mark must be on a function of its own:
 # through a `cache` the compiler looks at the function beneath.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's types are not followed
 def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch multiplies groups on this device without waiting for their sizes. Found by trying, once for each.
 
