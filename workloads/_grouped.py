@@ -50,7 +50,7 @@ def _tried(device: torch.device, dtype: torch.dtype) -> bool:
     torch.cuda.set_sync_debug_mode("error")
     try:
         torch._grouped_mm(x_TE, weights_XEF.mT, offs=offsets_X)
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the latter is how newer versions refuse sizes and chips
         return False
     finally:
         torch.cuda.set_sync_debug_mode(mode)
