@@ -24,12 +24,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--length", type=int, required=True, help="tokens of a sequence, a prompt or a context")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu", help="as torch names it: cpu, cuda:0")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**options.shape, attn_implementation="sdpa"))
-    tokens = torch.randint(options.shape["vocab_size"], (options.batch, options.length))
+    dtype = getattr(torch, options.dtype)
+    with torch.device(options.device):
+        model = LlamaForCausalLM(LlamaConfig(**options.shape, attn_implementation="sdpa")).to(dtype)
+        tokens = torch.randint(options.shape["vocab_size"], (options.batch, options.length))
     step, work = {"train": training, "prefill": prefill, "decode": decode}[options.phase](model, tokens)
     for _ in range(2):
         step()
@@ -43,16 +47,23 @@ def main() -> None:
 Step = tuple[Callable[[], float], int]
 
 
+def now_s() -> float:
+    """The clock, once everything that was launched is done."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
 def training(model: Any, tokens: torch.Tensor) -> Step:
     """Forward, backward and AdamW with torch's defaults."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def step() -> float:
-        start = time.perf_counter()
+        start = now_s()
         optimizer.zero_grad(set_to_none=True)
         model(input_ids=tokens, labels=tokens).loss.backward()
         optimizer.step()
-        return time.perf_counter() - start
+        return now_s() - start
 
     model.train()
     return step, tokens.numel()
@@ -64,9 +75,9 @@ def prefill(model: Any, tokens: torch.Tensor) -> Step:
 
     @torch.inference_mode()
     def step() -> float:
-        start = time.perf_counter()
+        start = now_s()
         model(input_ids=tokens, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1)
-        return time.perf_counter() - start
+        return now_s() - start
 
     return step, tokens.numel()
 
@@ -79,11 +90,11 @@ def decode(model: Any, tokens: torch.Tensor) -> Step:
     def step() -> float:
         cache = DynamicCache(config=model.config)
         out = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        start = time.perf_counter()
+        start = now_s()
         for _ in range(NEW_TOKENS):
             following = out.logits[:, -1:].argmax(-1)
             out = model(input_ids=following, past_key_values=cache, use_cache=True)
-        return time.perf_counter() - start
+        return now_s() - start
 
     return step, tokens.shape[0] * NEW_TOKENS
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import math
 import sys
 import time
@@ -581,6 +582,19 @@ def test_tokens_are_uniform_over_the_vocabulary() -> None:
     assert float(((counts - 10_000) ** 2 / 10_000).sum()) < 27.9  # chi squared, 9 degrees of freedom, 0.1 %
 
 
+def test_the_product_that_is_tried_is_laid_out_as_the_workload_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuBLAS of CUDA 13.0 multiplies int8 only by a second factor whose columns are contiguous."""
+    whole = torch._int_mm
+
+    def of_cuda_13(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
+        if b_KN.is_contiguous() or a_MK.shape[0] <= 16:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED")
+        return whole(a_MK, b_KN)
+
+    monkeypatch.setattr(torch, "_int_mm", of_cuda_13)
+    assert base.Device.supports(the_cpu(), "int8")
+
+
 class Graph:
     """Stands in for torch's graphs: while one is recorded its stream's work fails where the test says so."""
 
@@ -597,6 +611,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: contextlib.nullcontext())
 
@@ -627,3 +642,20 @@ def test_a_capture_that_failed_spoils_the_process(error: Exception | None, raise
         assert str(refused.value) == "graph capture: operation not permitted when stream is capturing"
     other = Nvidia(vendor="nvidia", index=1, name="A Board", backend="cuda")
     assert not other.spoilt
+
+
+@pytest.mark.usefixtures("graphs")
+def test_a_capture_that_failed_leaves_the_stream_that_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own context goes back to it only when the end of the capture succeeds."""
+    before, restored = SimpleNamespace(wait_stream=lambda other: None), []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: before)
+    monkeypatch.setattr(torch.cuda, "set_stream", restored.append)
+    calls = itertools.count()
+
+    def run() -> None:
+        if next(calls) == 3:  # three to warm up
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(Unsupported, match="previous error"):
+        Nvidia(vendor="nvidia", index=0, name="A Board", backend="cuda").capture(run)
+    assert restored == [before]

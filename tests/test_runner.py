@@ -317,6 +317,44 @@ def test_what_a_graph_puts_out_is_compared_with_the_step(
     assert (graph.check.error == 1e30) == wrong
 
 
+def test_a_window_of_very_many_steps_is_a_record_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose record is refused looks as if it had died."""
+    assert case._thinned([]) == []
+    monkeypatch.setattr(case, "MOST_STEPS", 10)
+    assert case._thinned([1.0] * 10) == [1.0] * 10
+    assert case._thinned([float(place) for place in range(25)]) == [float(place) for place in range(0, 25, 3)]
+    many = msgspec.structs.replace(BRIEF, sample_s=0.02, max_samples=2, max_time_s=1.0)
+    (measured,) = records_of(devices.find("virtual")[0], "train_step", many)
+    assert 1 < len(measured.step_samples_s) <= 10 < measured.timing.repeats  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [*((name, {}) for name in workload.names()), ("matmul", {"dtype": "int8"})], ids=str
+)
+def test_every_output_can_be_compared_with_its_replay(name: str, changed: dict[str, Any]) -> None:
+    """Also one made in inference mode, and one of whole numbers: neither may be filled with NaN just so."""
+    import torch
+
+    one = workload.case(name, {**workload.find(name).smoke, **changed})
+    if not one.capturable:
+        pytest.skip(f"{name} is never in a graph")
+    device = Simple()
+    device.seed(0)
+    step = device.prepare(one)
+    output = step.run()
+
+    def replay() -> None:
+        """As a graph does: into the memory of the output that was there when it was recorded."""
+        fresh = step.run()
+        if isinstance(output, torch.Tensor) and isinstance(fresh, torch.Tensor) and fresh is not output:
+            with torch.inference_mode():
+                output.copy_(fresh)
+
+    assert case._replay_error(step, replay, output) <= one.tolerance()
+    if isinstance(output, torch.Tensor):
+        assert not case._replay_error(step, lambda: None, output) <= 0.1
+
+
 def test_a_capture_that_runs_out_of_memory_is_the_second_record(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(Simple):
         def capture(self, run: Any) -> Any:

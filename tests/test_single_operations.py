@@ -299,3 +299,40 @@ def test_breaks_between_graphs_are_counted() -> None:
         run, facts = _compiled.compiled(branching)
         assert float(cast(Any, run)(torch.zeros(1))) == 2
         assert facts() == {"graphs": 2, "graph_breaks": 1}
+
+
+def test_what_a_cuda_device_can_do_breaks_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own question for it would, once in each layer; the compiler must not look into ours."""
+    from workloads import _capability, _grouped
+
+    asked: list[torch.device] = []
+
+    def capability(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        torch._dynamo.graph_break()
+        return 9, 0
+
+    def tried(device: torch.device, dtype: torch.dtype) -> bool:
+        torch._dynamo.graph_break()
+        return True
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    monkeypatch.setattr(_grouped, "_tried", tried)
+    _capability._of_ampere.cache_clear()
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        able = _capability.is_of_ampere(x.device) and _grouped.has_grouped_product(x.device, x.dtype)
+        return x + 1 if able else x
+
+    whole = torch.compile(layer, backend="eager", fullgraph=True)
+    assert whole(torch.zeros(2)).tolist() == [1, 1] == whole(torch.zeros(2)).tolist()
+    assert asked == [torch.device("cpu")]
+    _capability._of_ampere.cache_clear()
+
+
+def test_few_rows_of_int8_are_unsupported_on_cuda(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = of("matmul", m=16, n=32, k=32, dtype="int8")
+    assert cpu.prepare(small).error() == 0
+    monkeypatch.setattr(cpu, "backend", "cuda")
+    with pytest.raises(Unsupported, match="m=16: torch multiplies int8 on CUDA from 17 rows on"):
+        small.prepare(cpu)

@@ -108,9 +108,11 @@ def attend_window(
 
 
 def _takes_groups(q_BHSD: "Tensor", bias: "Tensor | None") -> bool:
-    import torch
-
     if q_BHSD.device.type != "cuda":
         return True
+    import torch
+
+    from workloads._capability import is_of_ampere
+
     two_bytes = q_BHSD.dtype.itemsize == 2 or torch.is_autocast_enabled("cuda")
-    return bool(bias is None and two_bytes and torch.cuda.get_device_capability(q_BHSD.device) >= (8, 0))
+    return bool(bias is None and two_bytes and is_of_ampere(q_BHSD.device))

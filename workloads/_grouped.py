@@ -28,11 +28,19 @@ def grouped_mm(x_TE: Tensor, weights_XEF: Tensor, offsets_X: Tensor) -> Tensor:
     return torch.cat([rows_TE @ weight_EF for rows_TE, weight_EF, size in groups if size])
 
 
-def _tried(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch multiplies groups on this device without waiting for their sizes. Found by trying.
+# A compiled graph takes the answer and need not know how it was found. The mark must be on a function of its own:
+# through a `cache` the compiler looks at the function beneath.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's types are not followed
+def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch multiplies groups on this device without waiting for their sizes. Found by trying, once for each.
 
     Where it has no kernel it falls back to a loop that reads the offsets, which fails while reads are forbidden.
     """
+    return _tried(device, dtype)
+
+
+@cache
+def _tried(device: torch.device, dtype: torch.dtype) -> bool:
     if device.type != "cuda" or dtype != torch.bfloat16 or not hasattr(torch, "_grouped_mm"):
         return False
     x_TE = torch.ones(32, 64, device=device, dtype=dtype)
@@ -42,12 +50,8 @@ def _tried(device: torch.device, dtype: torch.dtype) -> bool:
     torch.cuda.set_sync_debug_mode("error")
     try:
         torch._grouped_mm(x_TE, weights_XEF.mT, offs=offsets_X)
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the latter is how newer versions refuse sizes and chips
         return False
     finally:
         torch.cuda.set_sync_debug_mode(mode)
     return True
-
-
-# Once for each device and type; a compiled graph takes the answer and need not know how it was found.
-has_grouped_product = torch.compiler.assume_constant_result(cache(_tried))

@@ -281,10 +281,13 @@ def facts(rows: Sequence[Row], style: str = "simple") -> list[str]:
 def timers(readings: Sequence[dict[str, Any]]) -> str:
     """Other timers beside ours."""
     body = [
-        [one["name"], units.seconds(one["median_s"]), f"{one['ratio']:.3f}", "agrees" if one["passed"] else "DIFFERS"]
+        [
+            one["name"], one["mode"], units.seconds(one["median_s"]), f"{one['ratio']:.3f}",
+            f"{one['lowest']:.2f} to {one['highest']:.2f}", "agrees" if one["passed"] else "DIFFERS",
+        ]
         for one in readings
-    ]
-    return tabulate(["timer", "median", "to ours", "verdict"], body)
+    ]  # fmt: skip
+    return tabulate(["timer", "calls", "median", "to ours", "agrees from", "verdict"], body)
 
 
 def verdicts(found: Sequence[dict[str, Any]]) -> str:

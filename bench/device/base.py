@@ -165,7 +165,8 @@ class Device:
                 scale = torch.ones((), device=self.torch_device)
                 product = torch._scaled_mm(tensor, tensor.T, scale, scale, out_dtype=torch.bfloat16)
             else:
-                product = torch._int_mm(tensor, tensor) if dtype == "int8" else tensor @ tensor
+                # The second factor by columns, as in a linear layer: cuBLAS of CUDA 13.0 has no other product of int8.
+                product = torch._int_mm(tensor, tensor.T) if dtype == "int8" else tensor @ tensor
             product.sum().item()
         except (RuntimeError, TypeError, AttributeError, ValueError):
             return False

@@ -17,18 +17,22 @@ class Nvidia(Device):
         """`run` recorded as a CUDA graph."""
         import torch
 
+        current = torch.cuda.current_stream(self.torch_device)
         stream = torch.cuda.Stream(self.torch_device)
-        stream.wait_stream(torch.cuda.current_stream(self.torch_device))
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):  # torch asks for warm-up on the side stream that will capture
             for _ in range(3):
                 run()
-        torch.cuda.current_stream(self.torch_device).wait_stream(stream)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=stream):
                 run()
         except RuntimeError as error:
-            self.spoilt = True  # before 2.12 torch's allocator does not recover from a failed capture
+            # Up to 2.13 `torch.cuda.graph` stays on its stream when the end of a capture fails, and before 2.12 torch's
+            # allocator does not recover from that.
+            torch.cuda.set_stream(current)
+            self.spoilt = True
             if type(error).__name__ == "OutOfMemoryError":
                 raise
             raise Unsupported(f"graph capture: {str(error).splitlines()[0]}") from error

@@ -1,23 +1,31 @@
-"""Peers: the same call timed by our timer and by others', turn by turn in one process."""
+"""Peers: the same call timed by our timer and by others', turn by turn in one process.
 
-import time
-from collections.abc import Callable
+Each peer is set beside the mode of ours that does what it does: calls launched one by one, calls replayed from a graph,
+or, last because a profiler slows what comes after it, the kernels alone.
+"""
+
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from bench import stats, workload
 from bench.device import Device
+from bench.errors import Unsupported
 from bench.measure import timer
 from bench.record import Protocol
 
-# Well-known timers agree this well with each other on work of some milliseconds.
-AGREEMENT = 0.03
+# Well-known timers agree this well with each other on work of some milliseconds, and on graphs of some microseconds.
+AGREEMENT, GRAPH_AGREEMENT = 0.03, 0.05
+# Kernels leave gaps of at most two microseconds between them; ours counts these, a profiler does not.
+KERNEL_GAP_S = 2e-6
 TURNS = 7
-# Rows of the square matrix product that is timed.
-SMALL, LARGE = 1024, 8192
+# Rows of the square matrix product that is timed: on a CPU, on an accelerator, and in a graph.
+SMALL, LARGE, GRAPHED = 1024, 8192, 2048
+GRAPH_CALLS = 32  # in one replay, so that the launch of the graph itself hardly counts
 _PROTOCOL = Protocol(
     settle_s=0.2, min_samples=30, min_time_s=0.3, max_time_s=1.0, max_samples=1000, half_width=0.005, sample_s=1e-4
 )
+_QUICK = msgspec.structs.replace(_PROTOCOL, settle_s=0.02, min_samples=6, min_time_s=0.0, max_time_s=0.05)
 _SECONDS = 0.4  # for each turn of each timer
 
 Timer = Callable[[], float]
@@ -27,60 +35,112 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     """How one timer reads the same call as ours. `ratio` is its time by ours, the median of the turns."""
 
     name: str
+    mode: str  # "eager", "graph" or "kernels"
     median_s: float
     ratio: float
+    lowest: float  # ratios that agree
+    highest: float
 
     @property
     def passed(self) -> bool:
         """Whether it agrees."""
-        return abs(self.ratio - 1) <= AGREEMENT
+        return self.lowest <= self.ratio <= self.highest
 
 
 def timers(device: Device) -> list[Agreement]:
-    """The same step by every timer that works on this device, ours first, in turns.
+    """The same step by every timer that works on this device, ours first in each mode."""
+    return [*_eager(device), *_graphs(device), *_kernels(device)]
 
-    On an accelerator it is so large that the state of the cache, in which timers differ, does not matter.
-    """
-    size = LARGE if device.asynchronous else SMALL
+
+def _eager(device: Device) -> Iterator[Agreement]:
+    """On an accelerator the step is so large that the state of the cache, in which timers differ, does not matter."""
+    run = _product(device, LARGE if device.asynchronous else SMALL, "float32")
+    theirs = {"long host loop": lambda: _host_loop(device, run)}
+    if device.clock != "virtual":  # whose time no other timer knows
+        theirs |= _torch_and_triton(device, run)
+    yield from _in_turns(lambda: timer.measure(device, [run], _PROTOCOL).median_s, theirs, "eager", AGREEMENT)
+
+
+def _graphs(device: Device) -> Iterator[Agreement]:
+    """Nothing where there are no graphs, or no peer that measures them."""
+    if device.clock != "event":
+        return
+    try:
+        from triton.testing import do_bench_cudagraph  # type: ignore[import-not-found]
+
+        run = _product(device, GRAPHED, "bfloat16")
+        replay = device.capture(lambda: [run() for _ in range(GRAPH_CALLS)])
+    except (ImportError, Unsupported):
+        return
+    # It takes and gives milliseconds.
+    theirs = {"triton do_bench_cudagraph": lambda: float(do_bench_cudagraph(run, rep=400, return_mode="median")) / 1e3}
+
+    def ours() -> float:
+        return timer.measure(device, [replay], _PROTOCOL).shared_by(GRAPH_CALLS).median_s
+
+    yield from _in_turns(ours, theirs, "graph", GRAPH_AGREEMENT)
+
+
+def _kernels(device: Device) -> Iterator[Agreement]:
+    """What a profiler adds up of the kernels alone: never more than ours, and less by small gaps only."""
+    if device.backend != "cuda":
+        return
+    from torch.profiler import ProfilerActivity, profile
+
+    run = _product(device, LARGE, "bfloat16")
+    ours_s = timer.measure(device, [run], _PROTOCOL).median_s
+    calls = 20
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as found:
+        for _ in range(calls):
+            run()
+        device.synchronize()
+    kernels = [one for one in found.key_averages() if str(getattr(one, "device_type", "")).endswith("CUDA")]
+    total_s = sum(one.self_device_time_total for one in kernels) / calls / 1e6  # it reports microseconds
+    gap = KERNEL_GAP_S * max(1.0, sum(one.count for one in kernels) / calls) / ours_s
+    yield _agreement("accelmark", "kernels", [ours_s], [1.0], 0.0)
+    yield Agreement(
+        name="torch.profiler, kernels", mode="kernels", median_s=total_s, ratio=total_s / ours_s,
+        lowest=1 - AGREEMENT - gap, highest=1 + AGREEMENT,
+    )  # fmt: skip
+
+
+def _product(device: Device, size: int, dtype: str) -> timer.Run:
     device.seed(0)
-    run = device.prepare(workload.case("matmul", {"m": size, "n": size, "k": size, "dtype": "float32"})).run
-    found: dict[str, Timer] = {
-        "accelmark": lambda: timer.measure(device, [run], _PROTOCOL).median_s,
-        "long host loop": lambda: _host_loop(device, run),
-        **_peers(device, run),
-    }
+    return device.prepare(workload.case("matmul", {"m": size, "n": size, "k": size, "dtype": dtype})).run
+
+
+def _in_turns(ours: Timer, theirs: dict[str, Timer], mode: str, allowed: float) -> Iterator[Agreement]:
+    found = {"accelmark": ours, **theirs}
     readings: dict[str, list[float]] = {name: [] for name in found}
     for turn in range(TURNS):
         names = list(found)
         for place in range(len(names)):  # another one begins each turn
             name = names[(place + turn) % len(names)]
             readings[name].append(found[name]())
-    ours = readings["accelmark"]
-    return [
-        Agreement(
-            name=name,
-            median_s=stats.median(theirs),
-            ratio=stats.median([their / our for their, our in zip(theirs, ours, strict=True)]),
-        )
-        for name, theirs in readings.items()
-    ]
+    for name, times in readings.items():
+        ratios = [their / our for their, our in zip(times, readings["accelmark"], strict=True)]
+        yield _agreement(name, mode, times, ratios, allowed)
+
+
+def _agreement(name: str, mode: str, times: list[float], ratios: list[float], allowed: float) -> Agreement:
+    return Agreement(
+        name=name, mode=mode, median_s=stats.median(times), ratio=stats.median(ratios),
+        lowest=1 - allowed, highest=1 + allowed,
+    )  # fmt: skip
 
 
 def _host_loop(device: Device, run: timer.Run) -> float:
     """So many calls that the clock and the waits at both ends do not count."""
     calls = max(1, int(_SECONDS / max(timer.measure(device, [run], _QUICK).median_s, 1e-7)))
     device.synchronize()
-    start = time.perf_counter()
+    start_s = device.now_s()
     for _ in range(calls):
         run()
     device.synchronize()
-    return (time.perf_counter() - start) / calls
+    return (device.now_s() - start_s) / calls
 
 
-_QUICK = msgspec.structs.replace(_PROTOCOL, settle_s=0.02, min_samples=6, min_time_s=0.0, max_time_s=0.05)
-
-
-def _peers(device: Device, run: timer.Run) -> dict[str, Timer]:
+def _torch_and_triton(device: Device, run: timer.Run) -> dict[str, Timer]:
     import torch
     from torch.utils.benchmark import Timer as TorchTimer
 
@@ -91,10 +151,10 @@ def _peers(device: Device, run: timer.Run) -> dict[str, Timer]:
     }
     if device.asynchronous:
         try:
-            from triton.testing import do_bench  # type: ignore[import-not-found]
+            from triton.testing import do_bench
         except ImportError:
             return found
-        found["triton.testing.do_bench"] = lambda: (
+        found["triton do_bench"] = lambda: (
             float(do_bench(run, warmup=500, rep=int(1e3 * _SECONDS), return_mode="median"))
             / 1e3  # it takes milliseconds
         )

@@ -282,6 +282,10 @@ def _limits(device: Device, meter: Meter, busy: Run, light: Run) -> Iterator[Ver
                 told.append(
                     f"{quantity.partition('_')[0]} {stats.median([v for _, v in points]) / scale:.4g} {unit}".strip()
                 )
+        # By the GPU's own counters, over the whole window: what utilization, the share with any kernel, does not say.
+        for quantity in ("sm_active", "tensor_active", "dram_active"):
+            if (share := trace.last.get(quantity)) is not None:
+                told.append(f"{quantity.replace('_', ' ')} {100 * share:.0f} %")
         yield Verdict(
             name=f"limits under a {name}",
             measured=", ".join(told) or "nothing told",

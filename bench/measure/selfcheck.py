@@ -20,11 +20,11 @@ def timers(device: str, seed: int) -> list[Agreement]:
 def power(device: str, seed: int, progress: runner.Progress) -> list[Verdict]:
     """Whether power and energy are what they are taken for; `progress` is told of each thing as soon as it is known.
 
-    Raises UserError where `device` names nothing.
+    Ends at Ctrl-C with what is known by then. Raises UserError where `device` names nothing.
     """
     process = WorkerProcess(device, environment.usable_threads(), seed)
     found: list[Verdict] = []
-    with contextlib.closing(process):
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(process):
         told = runner.ask(process, messages.CheckPower(), messages.PowerChecked).verdict
         while told is not None:
             progress.note(f"{told.name}: {told.measured}: {told.verdict}")

@@ -5,6 +5,7 @@ prints goes to standard error. When the parent dies, standard input ends and so 
 """
 
 import argparse
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import msgspec
 from bench import device as devices
 from bench.device import Device
 from bench.errors import UserError
-from bench.measure import case, contention, environment, meter, peers, powercheck, rest, speeds
+from bench.measure import case, conditions, contention, environment, meter, peers, powercheck, rest, speeds
 from bench.measure.messages import (
     CheckPower,
     CompareTimers,
@@ -100,7 +101,8 @@ class _Server:
             return
         if isinstance(order, CheckPower):
             periods_s = self._meter.periods(lambda: speeds.measure(self._device))
-            for verdict in powercheck.check(self._device, self._meter, periods_s):
+            lines = (powercheck.check(self._device, self._meter, periods_s), conditions.check(self._device))
+            for verdict in itertools.chain(*lines):
                 yield PowerChecked(verdict)
             yield PowerChecked(None)
             return
