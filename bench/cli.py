@@ -20,7 +20,8 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [
-            "devices", "list", "run", "show", "check", "submit", "table", "compare", "report", "calibrate", "estimate", "plan", "selfcheck",
+            "devices", "list", "run", "show", "check", "submit", "table", "compare", "report", "calibrate", "estimate",
+            "plan", "selfcheck",
         ]  # fmt: skip
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -541,6 +542,8 @@ def plan(as_json: bool, **options: Any) -> None:
 
     document = commands.plan(**options)
     _print_json(document) if as_json else _print_lines(answers.plan(document))
+
+
 @main.command(short_help="Fit what a machine's operations and steps take, for estimates.")
 @paths("sources", nargs=-1)
 @as_json

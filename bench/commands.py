@@ -396,6 +396,8 @@ def _at_least_one(name: str, value: int | None) -> None:
         from bench.errors import UserError
 
         raise UserError(f"--{name.replace('_', '-')} {value}: it is 1 or more")
+
+
 def calibrate(paths: Paths = ()) -> list[Document]:
     """What single operations and whole steps take on each machine in these files, the best measured first."""
     from bench.analyze import table as tables
@@ -403,6 +405,8 @@ def calibrate(paths: Paths = ()) -> list[Document]:
 
     made = calibration.calibrations(tables.files(paths or [results_folder()]))
     return [calibration.document(one) for one in made]
+
+
 def report(
     paths: Paths = (),
     *,
