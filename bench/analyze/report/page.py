@@ -236,7 +236,8 @@ def _table(evidence: Evidence) -> list[str]:
     columns = [_COLUMNS[place] for place in kept]
     lines = [[line[place] for place in kept] for line in lines]
     heads = "".join(
-        f'<th scope="col" class="{column.style}" aria-sort="none"><button type="button">{text(column.title)}</button></th>'
+        f'<th scope="col" class="{column.style}" aria-sort="none">'
+        f'<button type="button">{text(column.title)}</button></th>'
         for column in columns
     )
     filters = "".join(
