@@ -47,7 +47,7 @@ def _key() -> bytes:
     try:
         path = key_file()
     except RuntimeError:  # no home is known, as in some containers
-        raise UserError("there is no home folder to keep the key in: set XDG_CONFIG_HOME to a folder of yours") from None
+        raise UserError("no home folder is known to keep the key in: set XDG_CONFIG_HOME to one of yours") from None
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
