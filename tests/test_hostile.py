@@ -69,7 +69,9 @@ def test_every_hostile_file_is_refused_for_its_reason(one: Hostile, sound: bytes
 @pytest.mark.parametrize(
     "kind", ["link", "dangling", "loop", "folder", "pipe", "socket", "device", "sparse", "long", "missing"]
 )
-def test_what_is_no_plain_file_is_refused_without_waiting(kind: str, sound: bytes, tmp_path: Path) -> None:
+def test_what_is_no_plain_file_is_refused_without_waiting(
+    kind: str, sound: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, sound_file = tmp_path / "x.jsonl", tmp_path / "sound.jsonl"
     sound_file.write_bytes(sound)
     if kind == "link":
@@ -84,7 +86,7 @@ def test_what_is_no_plain_file_is_refused_without_waiting(kind: str, sound: byte
         os.mkfifo(path)
     elif kind == "socket":
         with socket.socket(socket.AF_UNIX) as listening:
-            os.chdir(tmp_path)
+            monkeypatch.chdir(tmp_path)  # whose whole path is too long for a socket's name
             listening.bind("x.jsonl")
     elif kind == "device":
         path = Path("/dev/zero")

@@ -44,7 +44,10 @@ def proves(proof: str | None, told: object) -> bool:
 
 
 def _key() -> bytes:
-    path = key_file()
+    try:
+        path = key_file()
+    except RuntimeError:  # no home is known, as in some containers
+        raise UserError("no home folder is known to keep the key in: set XDG_CONFIG_HOME to one of yours") from None
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
