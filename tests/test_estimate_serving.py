@@ -246,6 +246,17 @@ def test_decode_of_an_unmeasured_device_is_within_the_target():
     assert sorted(errors)[int(0.9 * len(errors))] < 0.35
 
 
+def test_the_back_test_has_a_line_for_each_source_and_one_for_their_median():
+    known = inference_backtest.known_rows([row for row in published.rows("inference") if row["trust"] == "A"][::19])
+    held = inference_backtest.hold(store.fitted(), known)
+    lines = inference_backtest.groups({"again": held})
+    assert [line["group"] for line in lines][-1] == "again: median over sources"
+    assert lines[-1]["sources"] == len(lines) - 1 >= 3
+    for line in lines:
+        assert 0 <= line["median"] <= line["p90"]
+        assert line["median"] < line["baselines"]["roofline"]
+
+
 def test_the_stored_fit_is_read_as_it_was_written():
     cases, measured = planted(("H100-SXM",))
     learned = fits.fit(cases, measured)
