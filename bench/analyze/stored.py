@@ -64,10 +64,12 @@ class Stored:
         for name in keys:
             if name in columns.TEXTS:
                 codes, values = columns.coded(found[name])
+                size = len(values)
             else:
-                values, codes = numpy.unique(found[name].to_numpy(), return_inverse=True)
+                numbers, codes = numpy.unique(found[name].to_numpy(), return_inverse=True)
+                size = len(numbers)
             # Renumbered after each column, so that the product of their sizes never overflows.
-            _, group = numpy.unique(group * len(values) + codes, return_inverse=True)
+            _, group = numpy.unique(group * size + codes, return_inverse=True)
         step_s = found["step_s"].to_numpy()  # what is unknown is NaN, and sorts last
         order = numpy.lexsort((step_s, group))
         starts = numpy.flatnonzero(numpy.diff(group[order], prepend=-1))
