@@ -313,8 +313,9 @@ set_up() (
         constraints=$state/constraints.txt
         link_to_parent
     fi
-    [[ $mode != install ]] || extras=torch
-    [[ $level != test ]] || extras=${extras:+$extras,}test,lint
+    extras=estimate # what calibrate, estimate and plan need besides the hard dependencies
+    [[ $mode != install ]] || extras+=,torch
+    [[ $level != test ]] || extras+=,test,lint
     read_wanted # before pip reads it, so that what is edited meanwhile is noticed at the next start
     install_packages "$extras"
     record

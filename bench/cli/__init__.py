@@ -1,0 +1,6 @@
+"""The command line: one short function for each command, which parses, calls bench/commands.py and prints."""
+
+from bench.cli import estimating, measuring, reading  # noqa: F401  each adds its commands
+from bench.cli.group import main
+
+__all__ = ["main"]
