@@ -442,8 +442,8 @@ def _decode(name: str, number: int, line: bytes, kind: type[Line]) -> Line:
         raise BadFile(f"{name}, line {number}: longer than {MAX_LINE_BYTES >> 20} MiB")
     try:
         decoded = msgspec.json.decode(line, type=kind)  # what passes is no deeper than its type
-        # Every fast reader takes the last of two equal keys and misses no "kind". A line that is written again exactly as
-        # it stands is sound, and lines of ours are; anything else is read once more, which takes longer than all the rest.
+        # Every fast reader takes the last of two equal keys and misses no "kind". A line that is written again exactly
+        # as it stands is sound, and lines of ours are; anything else is read once more, which takes far longer.
         if msgspec.json.encode(decoded) != line:
             tree = json.loads(line, object_pairs_hook=_refuse_duplicates)
             if isinstance(tree, dict) and "kind" not in tree:

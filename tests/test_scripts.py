@@ -42,6 +42,7 @@ dependencies = []
 
 [project.optional-dependencies]
 torch = ["torch>=2.6"]
+estimate = []
 test = []
 lint = []
 
