@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from bench import chip, workload
-from bench.record import Idle, Record, ResultFile
+from bench.record import Energy, Idle, Record, ResultFile, Series, Telemetry
 
 H100 = "NVIDIA H100 80GB HBM3"
 replace = msgspec.structs.replace
@@ -60,3 +60,19 @@ def run(
     fields.setdefault("idle", [Idle(without_context_w=70.0, with_context_w=110.0, temperature_c=30.0)])
     made = build.file(records, devices=devices or [board(build)], id=session, **fields)
     return made  # type: ignore[no-any-return]
+
+
+def metered(build: Any, power_w: float, *, told_w: float | None = None, flags: Sequence[str] = ()) -> Record:
+    """A record with energy, and what the power sensor told meanwhile."""
+    energy = Energy(
+        joules=power_w * 5.2,
+        window_s=5.2,
+        method="counter_tick",
+        boundary="gpu_board",
+        uncertainty=0.05,
+        uncertainty_same_board=0.01,
+    )
+    values = [told_w or power_w] * 52
+    series = {"power_w": Series(t_s=[0.1 * n for n in range(52)], values=values)}
+    telemetry = Telemetry(window_s=5.3, period_s=0.1, busy=0.0, series=series, changes={}, state={})
+    return replace(timed(build), energy=energy, telemetry=telemetry, flags=list(flags))

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from boards import board, replace, rounds, run, timed
+from boards import board, metered, replace, rounds, run, timed
 
 from bench import chip
 from bench.analyze.check import Bands, Finding, check, quarantined
-from bench.record import Energy, Record, ResultFile, Series, Telemetry
+from bench.record import Record, ResultFile, Series, Telemetry
 
 BF16 = {"m": 8192, "n": 8192, "k": 8192, "dtype": "bfloat16"}
 DECODE = {"model": "llama-3.1-8b", "batch": 1, "context": 512, "dtype": "bfloat16"}
@@ -118,21 +118,6 @@ def test_another_boards_product_is_no_roof(build: Any, judged: Any) -> None:
     )
 
 
-def metered(build: Any, power_w: float, *, told_w: float | None = None, flags: Sequence[str] = ()) -> Record:
-    energy = Energy(
-        joules=power_w * 5.2,
-        window_s=5.2,
-        method="counter_tick",
-        boundary="gpu_board",
-        uncertainty=0.05,
-        uncertainty_same_board=0.01,
-    )
-    values = [told_w or power_w] * 52
-    series = {"power_w": Series(t_s=[0.1 * n for n in range(52)], values=values)}
-    telemetry = Telemetry(window_s=5.3, period_s=0.1, busy=0.0, series=series, changes={}, state={})
-    return replace(timed(build), energy=energy, telemetry=telemetry, flags=list(flags))
-
-
 @pytest.mark.parametrize(
     ("power_w", "level"),
     [(650, None), (740, None), (800, "quarantine"), (1100, "error"), (60, None), (50, "quarantine")],
@@ -223,6 +208,12 @@ def test_samples_that_do_not_fit_into_their_window_are_refused(build: Any, judge
     long = replace(late, timing=replace(one.timing, window_s=3.0))
     assert levels(judged([long]), "moment") == {"error"}
     assert judged([replace(long, flags=["wallclock_stepped"])]) == []
+
+
+@pytest.mark.parametrize("moment", ["2026-02-31T10:00:00+00:00", "2026-11-25T25:00:00Z", "2026-11-25", "", "now"])
+def test_a_moment_that_never_was_is_refused(build: Any, judged: Any, moment: str) -> None:
+    assert levels(judged([timed(build, started=moment)]), "moment") == {"error"}
+    assert levels(judged([timed(build)], started=moment), "moment") == {"error"}
 
 
 def test_a_simulated_clock_belongs_to_a_simulated_device(build: Any, judged: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from boards import metered, run, timed
 from hostile import Hostile, cases, mutations
 
 from bench import record
@@ -99,9 +100,12 @@ def test_what_is_no_plain_file_is_refused_without_waiting(
     assert finding.level == "error"
 
 
-def test_reading_never_crashes_on_mutations_of_a_sound_file(sound: bytes, tmp_path: Path) -> None:
+def test_reading_never_crashes_on_mutations_of_a_sound_file(build: Any, tmp_path: Path) -> None:
     """A child of its own is watched: what it opens and starts, how much memory it takes, how long the slowest takes."""
-    (tmp_path / "sound.jsonl").write_bytes(sound)
+    params = {"batch": 1, "num_heads": 2, "num_kv_heads": 1, "seq": 16, "head_dim": 16, "dtype": "float32"}
+    attention = timed(build, workload="attention", params=params, extras={"backend": "flash"})
+    products = [metered(build, 600.0), timed(build, params={"m": 128, "n": 64, "k": 64, "dtype": "float32"})]
+    build.write(tmp_path / "sound.jsonl", run(build, [*products, attention, build.failed("oom", round=1)]))
     words = [sys.executable, __file__, "7", str(FUZZED), str(tmp_path / "sound.jsonl")]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -102,23 +102,14 @@ def _texts(file: ResultFile, published: bool) -> Iterator[tuple[int | None, Leve
         found = list(texts.texts(line))
         length += sum(len(text) for _, text in found)
         if length > safety.MAX_TEXT:
-            yield (
-                number,
-                "error",
-                "text",
-                f"over {safety.MAX_TEXT} characters of text: no run of ours has so much to say",
-            )
+            say = f"over {safety.MAX_TEXT} characters of text: no run of ours has so much to say"
+            yield number, "error", "text", say
             return
         if message := safety.unsafe(text for _, text in found):
             yield number, "error", "text", message
         if kinds := redact.identifying(line, found):
             what = f"its text holds what may identify a person or a machine ({', '.join(kinds)})"
-            todo = (
-                ": submit it with `accelmark submit`, which takes that out"
-                if published
-                else ": `accelmark submit` takes it out"
-            )
-            yield number, "error" if published else "note", "privacy", what + todo
+            yield number, "error" if published else "note", "privacy", f"{what}: `accelmark submit` takes it out"
 
 
 def _refusal(name: str, error: BadFile) -> Finding:

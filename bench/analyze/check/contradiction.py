@@ -68,7 +68,7 @@ def _session(file: ResultFile) -> Iterator[Doubt]:
         yield Doubt(level="note", code="speeds", message=say)
     if not session.devices:
         yield Doubt(level="error", code="device", message="no device: there is nothing that it was measured on")
-    if not _MOMENT.fullmatch(session.started):
+    if _moment(session.started) is None:
         say = "the run's start is no UTC time in ISO 8601, such as 2026-11-25T17:13:41+00:00"
         yield Doubt(level="error", code="moment", message=say)
     planned = {_place(one) for one in session.plan}
@@ -129,14 +129,23 @@ def _times(one: Record) -> Iterator[Said]:
         elif together_s > most_s:
             say = f"its samples took {together_s:.4g} s together, in a window of {timing.window_s:.4g} s"
             yield "error", "window", f"{say}: samples or repeats are not what was measured"
-    if not (_MOMENT.fullmatch(one.started) and _MOMENT.fullmatch(one.ended)):
+    begin, end = _moment(one.started), _moment(one.ended)
+    if begin is None or end is None:
         yield "error", "moment", "begin and end must be UTC times in ISO 8601, such as 2026-11-25T17:13:41+00:00"
     elif timing and timing.clock != "virtual" and "wallclock_stepped" not in one.flags:
-        lasted_s = (datetime.fromisoformat(one.ended) - datetime.fromisoformat(one.started)).total_seconds()
+        lasted_s = (end - begin).total_seconds()
         least_s = timing.window_s + timing.cold_start_s
         if lasted_s < least_s * (1 - CLOCKS) - WALL_S:
             say = f"it lasted {lasted_s:.4g} s from begin to end, its first call and its window {least_s:.4g} s"
             yield "error", "moment", f"{say}: one of them was changed, or the clock was set (flag wallclock_stepped)"
+
+
+def _moment(text: str) -> datetime | None:
+    """A moment in UTC as records have it; None for anything else, such as the 31st of February."""
+    try:
+        return datetime.fromisoformat(text) if _MOMENT.fullmatch(text) else None
+    except ValueError:
+        return None
 
 
 def _statistics(one: Record, protocol: record.Protocol | None) -> Iterator[Said]:

@@ -71,9 +71,7 @@ def _datasheet(facts: DeviceFacts, one: Record) -> Iterator[tuple[Level, str, st
     if peak and rate > peak:
         level: Level = "error" if rate > FLOPS_OVER * peak else "quarantine"
         say = f"{units.scaled(rate, 'FLOP/s')} of {dtype}, {known.name}'s datasheet has {units.scaled(peak, 'FLOP/s')}"
-        hint = (
-            "is TF32 or sparsity on, or the type wrong?" if level == "error" else "a clock above the sheet's may do it"
-        )
+        hint = "a clock above the sheet's may do it" if level == "quarantine" else "is TF32 on, or the type wrong?"
         yield level, "datasheet", f"{say} (refused above {FLOPS_OVER:.2f} times): {hint}"
     bandwidth, peak_bytes = one.work.bytes / step_s, known.memory_bytes_per_s
     if bandwidth > peak_bytes and one.workload not in _NOT_MEMORY and beyond_caches(facts, one.work.bytes):
