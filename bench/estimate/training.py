@@ -55,8 +55,8 @@ def traits(job: TrainingJob) -> Traits:
     """Eager norms and activations read and write every step of theirs; a compiler merges launches as well as bytes.
 
     FlashAttention-2 reaches on Hopper and later the share of the peak that its successors were written to double
-    (Shah et al. 2024, FlashAttention-3: 35 % against 75 % forward); Megatron's stacks call NVIDIA's own kernels. In others
-    a low-rank pair is a dropout, two products, a scaling and a sum beside the product that it adapts.
+    (Shah et al. 2024, FlashAttention-3: 35 % against 75 % forward); Megatron's stacks call NVIDIA's own kernels. In
+    others a low-rank pair is a dropout, two products, a scaling and a sum beside the product that it adapts.
     """
     habits = frameworks.habits(job.stack.framework)
     late = job.cluster.chip.architecture.startswith(("Hopper", "Blackwell GB1"))
