@@ -49,7 +49,7 @@ _KNOWN: tuple[tuple[str, Habits], ...] = (
     (r"rocm|llmboost", Habits(framework="torch-rocm", group="torch", sharding="zero3")),
     (r"deepspeed|zero", Habits(framework="deepspeed", group="torch", sharding="zero3")),
     (r"eager", Habits(framework="hf-eager", group="eager", attention="unfused", fused=False)),
-    (r"hugging|\bhf\b|transformers|trl|peft|unsloth", Habits(framework="hf", group="torch", fused=False)),
+    (r"hugging|\bhf\b|transformers|\btrl\b|peft|unsloth", Habits(framework="hf", group="torch", fused=False)),
     (r"accelmark", Habits(framework="accelmark", group="torch")),
     (r"torch", Habits(framework="torch", group="torch", sharding="zero3")),
 )  # fmt: skip

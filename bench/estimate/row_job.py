@@ -141,7 +141,7 @@ def _on_one_device(
             attention=frameworks.attention(names[1], names[0]),
             compiled=True if re.search(r"compile|inductor", "".join(names)) else None,
         ),
-        method=_method(row.get("task") or ""),
+        method=_method(row.get("task") or "", row.get("precision") or ""),
         seq=seq,
         micro_batch=1,
         global_batch=1,
@@ -233,11 +233,12 @@ def _least_recompute(habits: frameworks.Habits, job: TrainingJob) -> Recompute:
     return "selective" if habits.group == "megatron" else "full"
 
 
-def _method(task: str) -> Method:
+def _method(task: str, precision: str) -> Method:
     lower = task.lower()
-    if "qlora" in lower:
+    low_rank = "lora" in lower or "adapter" in lower
+    if "qlora" in lower or (low_rank and re.search(r"nf4|4.?bit|int4", precision.lower())):
         return "qlora"
-    if "lora" in lower or "adapter" in lower or "peft" in lower:
+    if low_rank or "peft" in lower:
         return "lora"
     return "full" if re.search(r"sft|full|finetune|fine-tune", lower) else "pretrain"
 

@@ -57,7 +57,7 @@ def of(row: Row) -> Guess | None:
 
 @lru_cache(maxsize=256)
 def of_size(total: float, active: float, vocab: int = _USUAL_VOCABULARY) -> Model:
-    """A model of usual proportions: width 120 times the layers, an MLP of 4d, half as wide heads' sum as no one's.
+    """A model of usual proportions: as wide as 120 times its layers, an MLP four times as wide, heads of 128.
 
     With fewer active than all parameters, experts take 3/4 of the active ones, eight chosen for each token.
     """

@@ -55,16 +55,16 @@ def traits(job: TrainingJob) -> Traits:
     """Eager norms and activations read and write every step of theirs; a compiler merges launches as well as bytes.
 
     FlashAttention-2 reaches on Hopper and later the share of the peak that its successors were written to double
-    (Shah et al. 2024, FlashAttention-3: 35 % against 75 % forward); Megatron's stacks call NVIDIA's own kernels.
+    (Shah et al. 2024, FlashAttention-3: 35 % against 75 % forward); Megatron's stacks call NVIDIA's own kernels. In
+    others a low-rank pair is a dropout, two products, a scaling and a sum beside the product that it adapts.
     """
     habits = frameworks.habits(job.stack.framework)
     late = job.cluster.chip.architecture.startswith(("Hopper", "Blackwell GB1"))
     attention = 0.6 if late and habits.group not in ("megatron", "xla") else 1.0
-    if job.stack.compiled:
-        return Traits(stream=0.8, host=0.4, attention=attention)
-    if habits.fused:
-        return Traits(attention=attention)
-    return Traits(stream=1.8, host=1.3, attention=attention)
+    stream, host = (0.8, 0.4) if job.stack.compiled else (1.0, 1.0) if habits.fused else (1.8, 1.3)
+    if job.method in ("lora", "qlora") and habits.group != "megatron":
+        stream, host = 1.5 * stream, 1.3 * host
+    return Traits(stream=stream, host=host, attention=attention)
 
 
 def step(job: TrainingJob, rates: DeviceRates, coefficients: Coefficients) -> tuple[Term, ...]:

@@ -203,8 +203,12 @@ def _streams(job: TrainingJob, tokens: float, share: _Share, width: int) -> dict
     ) / layout.tp
     routed = (model.num_experts_per_tok or 0) * model.num_expert_layers / model.num_blocks
     permuted = 8 * routed * model.hidden_size
+    streamed = width * tokens * share.layers * again * (residual + inside + permuted)
+    if job.method == "qlora":  # weights become 16 bits wide again in every pass: half a byte read, two written
+        weights = model.layer_matmul_parameters / model.num_blocks * share.layers / layout.tp
+        streamed += 2.5 * weights * _passes(job).layers
     return {
-        "stream_bytes": width * tokens * share.layers * again * (residual + inside + permuted),
+        "stream_bytes": streamed,
         "loss_bytes": tokens * model.vocab_size * share.head * 18 / layout.tp,
     }
 
