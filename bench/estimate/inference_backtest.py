@@ -20,6 +20,7 @@ from bench.estimate import inference_jobs, published, serving
 from bench.estimate.confidence import group_of, interval_of, sigma
 from bench.estimate.figures import figures, measured
 from bench.estimate.inference_jobs import Case
+from bench.estimate.interval import hierarchical_quantile
 from bench.estimate.published import Row
 
 _LEFT_OUT = 0.4
@@ -161,8 +162,6 @@ def everything(known: Sequence[Known], seeds: Sequence[int] = (0, 1)) -> dict[st
 
 def scores(held: Sequence[Held]) -> dict[str, dict[str, dict[str, float]]]:
     """By class of evidence, then by laboratory and software: what 80 and 90 % of the errors were within, over sigma."""
-    import numpy as np
-
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in held:
         if one.figure == one.known.main:
@@ -170,7 +169,8 @@ def scores(held: Sequence[Held]) -> dict[str, dict[str, dict[str, float]]]:
             found[one.evidence][group_of(one.known.case)].append(math.log1p(one.error) / wide)
     return {
         evidence: {
-            group: {f"q{level}": round(float(np.quantile(s, level / 100)), 4) for level in (80, 90)} | {"rows": len(s)}
+            group: {f"q{level}": round(hierarchical_quantile([s], level / 100), 4) for level in (80, 90)}
+            | {"rows": len(s)}
             for group, s in sorted(groups.items())
         }
         for evidence, groups in sorted(found.items())

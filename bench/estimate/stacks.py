@@ -38,6 +38,7 @@ _SHARE, _TIME = (0.01, 1.05), (1e-8, 0.05)  # boosts and rounding pass a datashe
 _BOUNDS = (_SHARE, _SHARE, _SHARE, _SHARE, (1.0, 64.0), (0.05, 1.5), (0.02, 1.05), _TIME, _TIME, _TIME, _TIME)
 
 _NUDGE = 1e-5
+_FEW = 4.0  # relatives of which the mean is taken
 _STEPS = 12
 _NOISE = 0.08  # of one row about its stack's rates, as a logarithm
 
@@ -104,11 +105,26 @@ def expected(groups: Sequence[Group], stack: Stack) -> tuple[list[float], list[f
         own = _stated(stack, NAMES[index])
         prior, start = (0.3 / sd**2, own) if own else (0.02 / sd**2, start)
         weight = prior + sum(share for share, _ in told)
-        mean = (prior * math.log(start) + sum(share * log for share, log in told)) / weight
+        mean = _middle([(prior, math.log(start)), *told])
         spread = sum(share * (log - mean) ** 2 for share, log in told) / weight
         means.append(mean)
         sds.append(math.sqrt(min(sd**2, max((0.3 * sd) ** 2, spread + 1.0 / weight))))
     return means, sds
+
+
+def _middle(told: Sequence[tuple[float, float]]) -> float:
+    """Of weights and values: the mean of few, and the more they are, the more their median: some machines are broken."""
+    total = sum(share for share, _ in told)
+    mean = sum(share * value for share, value in told) / total
+    reached, median = 0.0, mean
+    for share, value in sorted(told, key=lambda one: one[1]):
+        reached += share
+        if reached >= total / 2:
+            median = value
+            break
+    effective = total**2 / sum(share**2 for share, _ in told)  # number of relatives of equal weight
+    trust = max(0.0, 1.0 - _FEW / effective)
+    return trust * median + (1.0 - trust) * mean
 
 
 def _stated(stack: Stack, name: str) -> float | None:
