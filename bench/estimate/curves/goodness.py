@@ -31,7 +31,7 @@ class Goodness:
         return all(low <= sizes[name] <= high for name, (low, high) in self.hull.items() if name in sizes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded to four digits."""
+        """Plain values for JSON, rounded."""
         return {
             name: rounded(value) if isinstance(value, float) else value
             for name, value in (asdict(self) | {"hull": {k: list(v) for k, v in self.hull.items()}}).items()
