@@ -8,7 +8,7 @@ anchors, by which estimates from elsewhere are shifted.
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,6 @@ class Evidences:
         kept = tuple(profile for profile in self.profiles if profile.key not in new)
         return replace(self, profiles=(*new.values(), *kept), anchors=anchors)
 
-    def without(self, drop: Callable[[Profile], bool]) -> "Evidences":
-        """Without some profiles."""
-        return replace(self, profiles=tuple(profile for profile in self.profiles if not drop(profile)))
-
     @functools.cached_property
     def by_key(self) -> dict[Key, Profile]:
         """Each machine's profile."""
@@ -112,7 +108,7 @@ class Evidences:
 
 @functools.cache
 def published() -> Evidences:
-    """What ships with the package, fitted to results/published/micro.csv by scripts."""
+    """What ships with the package, fitted to results/published/micro.csv by micro_fit.py."""
     return Evidences.from_dict(json.loads(COEFFICIENTS.read_text(encoding="utf-8")))
 
 

@@ -9,7 +9,9 @@ An operation is estimated from
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 
+from bench.errors import UserError
 from bench.estimate.curves import Pass
 from bench.estimate.micro_elsewhere import Answer, count, from_elsewhere, seconds_on
 from bench.estimate.micro_evidence import Evidences, Profile, key_of, published
@@ -23,7 +25,9 @@ _MACHINE_SD, _ROW_SD = 0.2, 0.15
 
 
 def predict(rows: Sequence[Row], local: Sequence[Row]) -> list[Prediction]:
-    """A prediction for each row, in order; `local` are rows with figures, of the same machines."""
+    """A prediction for each row, in order; `local` are rows with figures, of the same machines. Raises UserError."""
+    if not all(map(find_spec, ("numpy", "scipy"))):
+        raise UserError("numpy and scipy are not installed: pip install 'accelmark[estimate]'")
     evidence = published().with_local(local) if local else published()
     return [_predict(row, evidence) for row in rows]
 

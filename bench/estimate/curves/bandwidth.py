@@ -75,7 +75,7 @@ class BandwidthCurve:
         errors_out, sigmas = residual.left_out()
         taken = min(2 * len(factors), len(kept) / 2)  # degrees of freedom, by the law
         errors_out *= math.sqrt(len(kept) / (len(kept) - taken))
-        fitted = residual.at(residual.features)[0] - left
+        fitted = residual.at(residual.features, residual.variances)[0] - left
         return replace(
             curve,
             spread=residual.spread,
@@ -93,7 +93,8 @@ class BandwidthCurve:
         seconds = self._law(shapes)
         if self._residual is None:
             return [(float(value), self.sigma) for value in seconds]
-        shift, sigma = self._residual.at(self._features(shapes))
+        noise = noise_variances(seconds.tolist(), self.resolution_s)
+        shift, sigma = self._residual.at(self._features(shapes), noise)
         unknown = np.array([shape.op not in self.factors for shape in shapes])
         between = float(np.std(np.log(list(self.factors.values()))))
         sigma = np.where(unknown, np.hypot(sigma, max(between, 0.2)), sigma)

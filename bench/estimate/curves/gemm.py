@@ -159,7 +159,7 @@ class GemmCurve:
         residual = Residual.fit(curve._features(every), left, noise_variances([t for _, t in points], resolution_s))
         errors_out, sigmas = residual.left_out()
         errors_out *= widening
-        fitted = residual.at(residual.features)[0] - left
+        fitted = residual.at(residual.features, residual.variances)[0] - left
         return replace(
             curve,
             spread=residual.spread,
@@ -178,7 +178,8 @@ class GemmCurve:
         seconds = self.law.seconds(sizes)
         if self._residual is None:
             return [(float(value), self.sigma) for value in seconds]
-        shift, sigma = self._residual.at(self._features(sizes))
+        noise = noise_variances(seconds.tolist(), self.resolution_s)
+        shift, sigma = self._residual.at(self._features(sizes), noise)
         return list(zip((seconds * np.exp(shift)).tolist(), sigma.tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 FEWEST_FOR_90 = 10  # points left out, for a 90 % bound of their own: the 10th of 10 is at least that
-_NORMAL = {0.8: 1.2816, 0.9: 1.6449}  # two-sided, where there are too few points for quantiles of their own
+_NORMAL = {0.8: 1.2816, 0.9: 1.6449}  # two-sided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Goodness:
     p90: float
     loo_median: float  # each point predicted from all others
     loo_p90: float
-    z80: float  # quantiles of |log error| / sigma of points left out; a normal curve's where there are too few
+    z80: float  # quantiles of |log error| / sigma of points left out; Student's t where there are few
     z90: float
     hull: dict[str, tuple[float, float]]  # the smallest and the largest of each size that was measured
 
@@ -31,7 +31,7 @@ class Goodness:
         return all(low <= sizes[name] <= high for name, (low, high) in self.hull.items() if name in sizes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded to four digits."""
+        """Plain values for JSON, rounded."""
         return {
             name: rounded(value) if isinstance(value, float) else value
             for name, value in (asdict(self) | {"hull": {k: list(v) for k, v in self.hull.items()}}).items()
@@ -64,9 +64,15 @@ def goodness(
 
 
 def bound(scores: Sequence[float], level: float) -> float:
-    """The order statistic that covers a new score at that level (conformal prediction); the normal's with few."""
+    """The order statistic that covers a new score at that level (conformal prediction).
+
+    With few scores Student's t, by the first term of its expansion about the normal (Abramowitz & Stegun 26.7.5).
+    """
     rank = math.ceil((len(scores) + 1) * level)
-    return sorted(scores)[rank - 1] if len(scores) >= FEWEST_FOR_90 and rank <= len(scores) else _NORMAL[level]
+    if len(scores) >= FEWEST_FOR_90 and rank <= len(scores):
+        return sorted(scores)[rank - 1]
+    normal = _NORMAL[level]
+    return normal + (normal**3 + normal) / (4 * max(len(scores) - 1, 1))
 
 
 def relative(log_error: float) -> float:

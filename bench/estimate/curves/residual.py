@@ -80,14 +80,14 @@ class Residual:
         weights: Array = self._inverse @ self.residuals
         return weights
 
-    def at(self, features: "Array") -> "tuple[Array, Array]":
-        """Expected residuals, and standard deviations of a new measurement, at features (q, d)."""
+    def at(self, features: "Array", variances: "Array") -> "tuple[Array, Array]":
+        """Expected residuals, and standard deviations of new measurements with that noise, at features (q, d)."""
         import numpy as np
 
         spread = self.spread
         across = spread.process**2 * _kernel(features, self.features, spread.stretch)
         explained = np.sum((across @ self._inverse) * across, axis=1)
-        variance = np.maximum(spread.process**2 - explained, 0.0) + spread.noise**2
+        variance = np.maximum(spread.process**2 - explained, 0.0) + spread.noise**2 * variances
         return across @ self._weights, np.sqrt(variance)
 
     def left_out(self) -> "tuple[Array, Array]":
