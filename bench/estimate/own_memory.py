@@ -106,10 +106,13 @@ def layer_bytes(step: StepShape) -> float:
     """
     model, tokens, w, d = step.model, float(step.tokens), step.width, step.model.hidden_size
     stream = 2 * d * _stream(step)
-    norms = 2 * d * (_stream(step) if model.norm == "rms_norm" else 0)
+    # The normed input is kept for the gradient of the norm's weight.
+    norms = 2 * d * (_stream(step) if model.norm == "rms_norm" and step.method == "full" else 0)
     readers = (3 + (2 if model.num_mlp_matrices == 3 else 1)) if step.mixed else 2
     heads = (2 * model.query_size + 2 * model.key_value_size) * w + 4 * model.num_attention_heads
     hidden = (4 if model.num_mlp_matrices == 3 else 2) * widest(model) * w
+    # Rows sorted by expert, what experts make of them, and that in the order of the tokens.
+    hidden += 3 * (model.num_experts_per_tok or 0) * d * w
     narrow = 0.0
     if step.method != "full":  # the narrow vectors of adapters, and a wide copy of each input where that is 16 bits
         narrow = 7 * step.rank * 4.0 + (0.0 if w == 4 else 4.0 * (3 * d + widest(model)))
