@@ -118,19 +118,6 @@ def activation_bytes(
     return model.num_blocks * layer
 
 
-def classic_layer_bytes(
-    seq: int, batch: int, hidden: int, heads: int, tp: int, *, parallel: bool, flash: bool
-) -> float:
-    """One layer of a GPT with dropout in 16 bits: Korthikanti et al. 2022, equations 1, 2 and 4 and section 5.
-
-    s·b·d·(34 + 5·a·s/d) alone, (10 + 24/t + 5·a·s/(d·t)) with tensor parallelism, all of it over t with sequences split
-    too; without the scores where attention recomputes them.
-    """
-    scores = 0.0 if flash else 5.0 * heads * seq / hidden
-    outside = 10.0 / tp if parallel else 10.0
-    return seq * batch * hidden * (outside + 24.0 / tp + scores / tp)
-
-
 def _states(job: TrainingJob) -> dict[str, float]:
     """Weights, gradients and optimizer states of one device."""
     model, layout = job.model, job.layout
