@@ -18,7 +18,8 @@ from bench.estimate import calibration, local
 from bench.estimate.calibration import Calibration
 from bench.estimate.job import Cluster, Layout, ServingJob, Stack, TrainingJob
 from bench.estimate.observed import machines
-from bench.estimate.operations import Attend, Product, Update, operations
+from bench.estimate.operations import operations
+from bench.estimate.step import Attend, Product, Update
 from bench.measure import timer
 from bench.record import Protocol, ResultFile
 

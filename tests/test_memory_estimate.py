@@ -40,24 +40,17 @@ def test_states_are_those_of_zero(sharding: Any, per_parameter: float) -> None:
     assert states / model.find("llama-3.1-8b").total_parameters == pytest.approx(per_parameter)
 
 
-def test_scores_of_attention_are_those_of_korthikanti() -> None:
-    """Section 5 there: 5as/h is 80 for GPT-3 and 64 for MT-NLG, beside 34 for everything else."""
-    for hidden, heads, scores in ((12288, 96, 80), (20480, 128, 64)):
-        whole, flash = (
-            memory.classic_layer_bytes(2048, 1, hidden, heads, 1, parallel=False, flash=flash)
-            for flash in (False, True)
-        )
-        assert flash == 34 * 2048 * hidden
-        assert whole / flash == pytest.approx((34 + scores) / 34)
-
-
-def test_tensor_parallelism_splits_what_korthikanti_splits() -> None:
-    alone, split, sequence = (
-        memory.classic_layer_bytes(2048, 1, 12288, 96, tp, parallel=parallel, flash=True)
-        for tp, parallel in ((1, False), (8, False), (8, True))
-    )
-    assert split / alone == pytest.approx((10 + 24 / 8) / 34)
-    assert sequence == pytest.approx(alone / 8)
+@pytest.mark.parametrize(("layout", "per_element"), [
+    (Layout(), 32), (Layout(tp=8, sequence_parallel=False), 8 + 24 / 8), (Layout(tp=8), 32 / 8),
+])  # fmt: skip
+def test_activations_of_a_gpt_are_those_of_korthikanti(layout: Layout, per_element: float) -> None:
+    """Their equations 1, 2 and 4 in 16 bits: 34, 10 + 24/t and 34/t bytes for each of s·b·d, of which 2 are masks of
+    dropout, which nobody trains with any more; here four bytes a head more, of attention that keeps no scores.
+    """
+    shape, tokens = model.find("gpt3-175b"), 2048
+    whole = memory.activation_bytes(shape, tokens, 2, "none", layout) / shape.num_blocks
+    sums = tokens * 4 * shape.num_attention_heads / layout.tp
+    assert (whole - sums) / (tokens * shape.hidden_size * per_element) == pytest.approx(1.000)
 
 
 @pytest.mark.parametrize(("name", "per_token"), [
@@ -125,4 +118,4 @@ def test_peaks_of_our_own_steps_are_predicted(peak: dict[str, Any]) -> None:
     """Measured on a CPU by torch's own count of what it allocated, from building the model to the third step."""
     case = workload.case(peak["workload"], peak["params"])
     predicted = own_memory.of_step(shape_of(case), on_cpu=True).num_bytes
-    assert max(predicted / peak["bytes"], peak["bytes"] / predicted) - 1 < 0.15
+    assert max(predicted / peak["bytes"], peak["bytes"] / predicted) - 1 < 0.08

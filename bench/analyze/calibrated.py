@@ -34,7 +34,7 @@ def _terms(document: Document) -> str:
     body = [
         [
             term["term"],
-            units.scaled(term["value"], term["unit"]),
+            _rate(term["value"], term["unit"]),
             _half_width(term["spread"]),
             str(term["num_rows"]),
             "" if term["median_error"] is None else units.percent(term["median_error"]),
@@ -65,6 +65,10 @@ def _steps(document: Document) -> str:
         for step in document["full_steps"]
     ]
     return _table(body, ["full step", "measured", "fitted", "error if left out"], 3)
+
+
+def _rate(value: float, unit: str) -> str:
+    return f"{units.seconds(1 / value)} each" if unit == "launch/s" else units.scaled(value, unit)
 
 
 def _half_width(spread: float | None) -> str:

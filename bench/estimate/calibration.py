@@ -19,8 +19,9 @@ from bench.estimate.cases import shape_of
 from bench.estimate.fitting import TermFit
 from bench.estimate.laws import Laws
 from bench.estimate.observed import Machine, Observations, Observed, machines
-from bench.estimate.operations import Attend, Operation, Product, ReadCache, StepShape, Update, operations
+from bench.estimate.operations import operations
 from bench.estimate.stack import FullStep, StackFactors
+from bench.estimate.step import Attend, Operation, Product, ReadCache, StepShape, Update
 from bench.record import ResultFile
 
 # Full steps, and the class that each is of.
@@ -77,7 +78,7 @@ def calibrations(files: Iterable[ResultFile]) -> list[Calibration]:
 def calibrate(seen: Observations) -> Calibration:
     """The laws and factors of one machine."""
     laws, fits = fitting.laws(seen)
-    steps = [step for one in seen.rows if (step := _full_step(seen.machine, laws, one)) is not None]
+    steps = [step for one in seen.rows if (step := _full_step(laws, one)) is not None]
     return Calibration(
         machine=seen.machine,
         sessions=seen.sessions,
@@ -85,7 +86,7 @@ def calibrate(seen: Observations) -> Calibration:
         left_out=seen.left_out,
         laws=laws,
         fits=tuple(fits),
-        stack=stack.fit(steps),
+        stack=stack.fit(steps, overlap=seen.machine.asynchronous),
         full_steps=tuple(steps),
         power_w=_powers(seen),
         peaks=_peaks(seen),
@@ -140,7 +141,7 @@ def _resident_bytes(step: StepShape) -> float:
     return each * step.model.total_parameters
 
 
-def _full_step(machine: Machine, laws: Laws, one: Observed) -> FullStep | None:
+def _full_step(laws: Laws, one: Observed) -> FullStep | None:
     """A measured row of a whole step; None for other rows, and for compiled steps, whose operations are fused."""
     if one.workload not in CLASSES or one.params.get("compiled") or one.launch != "eager":
         return None
@@ -156,7 +157,6 @@ def _full_step(machine: Machine, laws: Laws, one: Observed) -> FullStep | None:
         size=float(one.cost.flops),
         terms=found,
         measured_s=one.step_s,
-        overlaps=machine.asynchronous,
         shares=_shares(one.facts),
     )
 
@@ -238,7 +238,7 @@ def document(made: Calibration) -> dict[str, Any]:
             {
                 "case": one.label, "class": one.step_class, "measured_s": one.measured_s,
                 "predicted_s": math.fsum(
-                    made.stack.seconds(one.terms, one.step_class, one.kind, one.overlaps).values()
+                    made.stack.seconds(one.terms, one.step_class, one.kind).values()
                 ),
                 "held_out_error": math.expm1(abs(made.stack.held_out[one.label])),
             }

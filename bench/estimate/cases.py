@@ -7,7 +7,7 @@ from typing import Any
 from bench import model
 from bench.errors import UserError
 from bench.estimate.job import ServingJob, TrainingJob
-from bench.estimate.operations import StepShape, Weights
+from bench.estimate.step import StepShape, Weights
 from bench.workload import Workload
 
 Params = dict[str, Any]

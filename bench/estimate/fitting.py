@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench import stats
 from bench.errors import UserError
 from bench.estimate.laws import WIDTH, Laws, ProductLaw, Table
 from bench.estimate.observed import Observations, Observed
-from bench.estimate.operations import Product
+from bench.estimate.step import Product
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -41,8 +42,7 @@ class TermFit:
     @property
     def median_error(self) -> float | None:
         """max(predicted / measured, measured / predicted) - 1, of its own rows."""
-        ordered = sorted(math.expm1(abs(error)) for error in self.errors)
-        return ordered[len(ordered) // 2] if ordered else None
+        return stats.median([math.expm1(abs(error)) for error in self.errors]) if self.errors else None
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _products(one: Observed) -> list[Product]:
         return [Product(m=p["m"], n=p["n"], k=p["k"], dtype=one.dtype)]
     rows = max(1, p["tokens"] // p["num_experts"])
     used = min(p["num_experts"], p["tokens"])
-    return [Product(m=rows, n=p["n"], k=p["k"], dtype=one.dtype, grouped=True, count=used)]
+    return [Product(m=rows, n=p["n"], k=p["k"], dtype=one.dtype, count=used)]
 
 
 def _bandwidth(seen: Observations, fits: list[TermFit]) -> tuple[Table, float]:
@@ -263,16 +263,11 @@ def _quantised(seen: Observations, fits: list[TermFit]) -> dict[str, float]:
     for bits in ("int8", "int4"):
         rows = [one for one in seen.of("dequantised_matmul") if one.params["weights"] == bits]
         if rows:
-            table = Table.of(
-                (one.params["n"] * one.params["k"], one.params["n"] * one.params["k"] / one.step_s) for one in rows
-            )
+            weights = [one.params["n"] * one.params["k"] for one in rows]
+            table = Table.of((num, num / one.step_s) for num, one in zip(weights, rows, strict=True))
             assert table is not None
             found[bits] = 1 / table.rates[-1]
-            fits.append(
-                _rate_fit(
-                    f"matmul {bits}", rows, "weights/s", lambda one: one.params["n"] * one.params["k"] / one.step_s
-                )
-            )
+            fits.append(_rate_fit(f"matmul {bits}", rows, "FLOP/s", lambda one: one.cost.gemm_flops / one.step_s))
     return found
 
 

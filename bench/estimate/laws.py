@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from bench.estimate.operations import Attend, Operation, Pass, Product, ReadCache, Update
+from bench.estimate.step import Attend, Operation, Pass, Product, ReadCache, Update
 
 WIDTH = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 _COPIED_FAST = 2 << 20

@@ -13,8 +13,8 @@ from bench.estimate.calibration import CLASSES, Calibration
 from bench.estimate.cases import shape_of, shape_of_training, shapes_of_serving
 from bench.estimate.interval import student_factor
 from bench.estimate.job import ServingJob, Stack, TrainingJob
-from bench.estimate.operations import StepShape
 from bench.estimate.prediction import Evidence, Interval, Prediction, Term, refused
+from bench.estimate.step import StepShape
 from bench.workload import Workload
 
 # Beyond this factor outside of the sizes of measured steps, in FLOP, the evidence is no longer of this shape.
@@ -79,7 +79,7 @@ def predict_serving(calibration: Calibration, job: ServingJob) -> Prediction:
 def _predict(calibration: Calibration, shape: StepShape, kind: str) -> Prediction:
     """The step's time and terms."""
     stack, step_class = calibration.stack, CLASSES[kind]
-    inside = stack.seconds(calibration.terms(shape), step_class, kind, calibration.machine.asynchronous)
+    inside = stack.seconds(calibration.terms(shape), step_class, kind)
     size = flops(shape)
     return Prediction(
         values={"pred_step_time_s": math.fsum(inside.values())},
@@ -118,7 +118,8 @@ def _with_rates(calibration: Calibration, shape: StepShape, made: Prediction) ->
 
 
 def _evidence(calibration: Calibration, step_class: str, size: float) -> Evidence:
-    return "L0" if calibration.stack.beyond(step_class, size) <= _DECADES_OF_L0 else "L1"
+    measured = step_class in calibration.stack.sizes
+    return "L0" if measured and calibration.stack.beyond(step_class, size) <= _DECADES_OF_L0 else "L1"
 
 
 def _basis(calibration: Calibration, step_class: str, size: float) -> str:

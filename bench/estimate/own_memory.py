@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 
 from bench.arithmetic import Model
-from bench.estimate.operations import StepShape, trained_parameters
+from bench.estimate.operations import trained_parameters
+from bench.estimate.step import StepShape
 
 # The block of normal numbers from which the harness cuts all its inputs (bench/device/base.py).
 POOL_BYTES = 64 << 20
@@ -58,7 +59,7 @@ def _training(step: StepShape) -> Footprint:
     asked = min(tokens, step.loss_chunk or tokens)
     logits, head = asked * model.vocab_size * 4.0, 4.0 * model.head_matmul_parameters
     before = gradients if step.accumulate > 1 else 0.0
-    head_gradient = head if step.method == "full" and not before else 0.0
+    head_gradient = head if step.method == "full" else 0.0  # beside all others where it is added to an earlier one
     anew = {"none": 0.0, "full": layer, "selective": layer - tokens * _kept_anyway(step)}[step.recompute]
     # Probabilities, their gradient and that of the logits; then the last alone, with the head's; then the last layer's.
     loss = {"activations": kept, "logits": 3 * logits, "casts": casts, "gradients": before}
@@ -70,8 +71,9 @@ def _training(step: StepShape) -> Footprint:
         "activations": kept + anew + _backward_bytes(step) - tokens * model.hidden_size * _stream(step),
         "casts": casts, "gradients": before + head_gradient,
     }  # fmt: skip
-    second = head if step.method == "full" else 0.0  # the embedding's gradient, before it is added to what is there
-    end = {"activations": layer, "gradients": gradients + (second if model.tie_word_embeddings or before else 0.0)}
+    # The embedding's gradient comes last. Tied, it is added to the head's into a third tensor as large.
+    twice = head_gradient * (2 if model.tie_word_embeddings else 1 if before else 0)
+    end = {"gradients": gradients + twice}
     return Footprint.largest(*(standing | moment for moment in (loss, top, last, end)))
 
 
@@ -106,10 +108,13 @@ def layer_bytes(step: StepShape) -> float:
     """
     model, tokens, w, d = step.model, float(step.tokens), step.width, step.model.hidden_size
     stream = 2 * d * _stream(step)
-    norms = 2 * d * (_stream(step) if model.norm == "rms_norm" else 0)
+    # The normed input is kept for the gradient of the norm's weight.
+    norms = 2 * d * (_stream(step) if model.norm == "rms_norm" and step.method == "full" else 0)
     readers = (3 + (2 if model.num_mlp_matrices == 3 else 1)) if step.mixed else 2
     heads = (2 * model.query_size + 2 * model.key_value_size) * w + 4 * model.num_attention_heads
     hidden = (4 if model.num_mlp_matrices == 3 else 2) * widest(model) * w
+    # Rows sorted by expert, what experts make of them, and that in the order of the tokens.
+    hidden += 3 * (model.num_experts_per_tok or 0) * d * w
     narrow = 0.0
     if step.method != "full":  # the narrow vectors of adapters, and a wide copy of each input where that is 16 bits
         narrow = 7 * step.rank * 4.0 + (0.0 if w == 4 else 4.0 * (3 * d + widest(model)))
