@@ -191,6 +191,7 @@ def test_the_board_is_the_same_however_it_is_named(device: Any) -> None:
     program = (
         "from bench import device; d = device.find('nvidia')[0]; print(d.uuid(), d.read_sensors()['power_limit_w'])"
     )
+    index = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     started = [
         subprocess.Popen(
             [sys.executable, "-c", program],
