@@ -2,7 +2,11 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -21,6 +25,8 @@ from bench.measure.messages import Job
 from bench.record import Protocol
 from bench.workload import FLOATS, Scalar, Workload
 from workloads import _compiled
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SHORT = Protocol(
     settle_s=0.01, min_samples=6, min_time_s=0.01, max_time_s=0.1, max_samples=50, half_width=0.05, sample_s=1e-4
@@ -302,7 +308,11 @@ def test_breaks_between_graphs_are_counted() -> None:
 
 
 def test_what_a_cuda_device_can_do_breaks_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own question for it would, once in each layer; the compiler must not look into ours."""
+    """torch's own question for it would, once in each layer; the compiler must not look into ours. Nor is it imported
+    for programs that compile nothing.
+    """
+    program = "import sys; from workloads import _capability, _grouped; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0
     from workloads import _capability, _grouped
 
     asked: list[torch.device] = []

@@ -8,6 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from workloads._capability import constant
+
 
 def grouped_mm(x_TE: Tensor, weights_XEF: Tensor, offsets_X: Tensor) -> Tensor:
     """[T, F]: rows `offsets_X[i - 1]` to `offsets_X[i]` (int32) times `weights_XEF[i]`, stored by rows or by columns.
@@ -28,9 +30,7 @@ def grouped_mm(x_TE: Tensor, weights_XEF: Tensor, offsets_X: Tensor) -> Tensor:
     return torch.cat([rows_TE @ weight_EF for rows_TE, weight_EF, size in groups if size])
 
 
-# A compiled graph takes the answer and need not know how it was found. The mark must be on a function of its own:
-# through a `cache` the compiler looks at the function beneath.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's types are not followed
+@constant
 def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch multiplies groups on this device without waiting for their sizes. Found by trying, once for each.
 

@@ -108,8 +108,8 @@ def test_every_workload_is_right(device: Any, name: str, dtype: str) -> None:
     kind = workload.find(name)
     if dtype not in kind.dtypes:
         pytest.skip(f"{name} knows no {dtype}")
-    if name == "memory_frontier" and dtype != "bfloat16":
-        pytest.skip("its processes take long, and its step is that of train_step")
+    if name == "memory_frontier":
+        pytest.skip("its step is that of train_step, and its processes take long: a part of scripts/gpu_acceptance")
     if not device.supports(dtype):
         pytest.skip(f"no {dtype} here")
     case = workload.case(name, {**kind.smoke, "dtype": dtype})
@@ -148,7 +148,7 @@ def test_a_worker_that_is_killed_leaves_no_memory_behind(device: Any) -> None:
         "kept = torch.ones(1 << 30, dtype=torch.uint8, device=d.torch_device); d.synchronize(); "
         "print('ready', flush=True); sys.stdin.read()"
     )
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     holder = subprocess.Popen([sys.executable, "-c", program], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"ready\n"
@@ -182,30 +182,36 @@ def test_sensors_are_numbers_or_reasons(device: Any) -> None:
         assert reading.value is None or reading.value >= 0, name
 
 
-@pytest.mark.parametrize("form", ["index", "uuid"])
-def test_the_board_is_the_same_however_it_is_named(device: Any, form: str) -> None:
+def test_the_board_is_the_same_however_it_is_named(device: Any) -> None:
+    """By index, by UUID and by the beginning of it; processes side by side, because each takes seconds to start."""
     if device.vendor != "nvidia":
         pytest.skip("CUDA only")
     uuid = device.uuid()
+    assert uuid is not None
     program = (
         "from bench import device; d = device.find('nvidia')[0]; print(d.uuid(), d.read_sensors()['power_limit_w'])"
     )
-    visible = "0" if form == "index" else uuid
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": os.getcwd()}
-    ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
-    assert uuid in ran.stdout
-    assert "not found" not in ran.stdout
+    index = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for visible in (index, uuid, uuid[:12])
+    ]
+    said = [process.communicate(timeout=120)[0] for process in started]
+    assert all(uuid in one and "finds no board" not in one for one in said), said
+    assert len(set(said)) == 1
 
 
-def test_the_sampler_sees_the_load_and_its_energy(device: Any, metered: meter.Meter) -> None:
+def test_the_sampler_sees_the_load(device: Any, metered: meter.Meter) -> None:
     idle = metered.idle(2.0)
     step = device.prepare(workload.case("matmul", {"m": 4096, "n": 4096, "k": 4096, "dtype": "bfloat16"}))
-    metered.energy_s = metered.board.held_s(5.2)
-    timer.measure(device, [step.run], SHORT, observer=metered)
+    long = msgspec.structs.replace(SHORT, settle_s=1.0, min_time_s=1.2, max_time_s=2.5)
+    timer.measure(device, [step.run], long, observer=metered)
     assert idle is not None and metered.trace is not None
-    found = energy.energy(energy.gate(metered.trace, metered.board).trace, metered.board)
-    assert found.joules is not None, found.reason
-    assert not found.disagrees, f"counter {found.joules} J, power {found.integral_j} J"
     rest_w, load_w = energy.mean_power(idle), energy.mean_power(metered.trace)
     assert rest_w is not None and load_w is not None and load_w > 1.2 * rest_w
 
@@ -228,6 +234,7 @@ def test_twice_the_work_takes_twice_the_energy(device: Any, metered: meter.Meter
         assert trace is not None, metered.reason
         found = energy.energy(trace, metered.board)
         assert found.joules is not None, found.reason
+        assert not found.disagrees, f"counter {found.joules} J, power {found.integral_j} J"
         per_step_j.append(found.joules / (count * found.window_s / trace.window_s))
     assert per_step_j[1] == pytest.approx(per_step_j[0], rel=0.03)
 
@@ -243,7 +250,7 @@ def test_a_capture_that_fails_is_said_so_and_work_goes_on() -> None:
         "except Unsupported as error:\n    print(error)\n"
         "y = x + 1; d.synchronize(); print(y.sum().item())"
     )
-    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
     said = ran.stdout.splitlines()
