@@ -415,6 +415,21 @@ def test_a_large_folder_is_read_by_its_store(
     assert isinstance(source.open_source([folder], cache=tmp_path), source.Files)
 
 
-def test_conditions_are_pushed_down_only_where_they_mean_the_same() -> None:
-    assert store._pushed(where.parse("flags=x,device~a,status!=ok,chip=None,rounds<3")) is None
-    assert store._pushed(where.parse("status=ok,step_s<3")) is not None
+def test_row_groups_without_such_rows_are_not_read(
+    put: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.ingest, "GROUP_FILES", 2)
+    for number in range(12):
+        put(number)
+    one = Store(folder, cache=tmp_path / "cache")
+    one.refresh()
+    (part,) = (one.place / "parts").iterdir()
+    metadata = columns.library().parquet.read_metadata(part)
+
+    def groups(wanted: str) -> int:
+        return len(store._row_groups(metadata, where.parse(wanted)))
+
+    assert groups("") == groups("flags=power_limited") == groups("device~none") == groups("chip!=l40s") == 6
+    assert groups("device=GPU l40s") == groups("chip=None,device=GPU l40s") == 2
+    assert groups("step_s<0") == groups("step_s>9") == groups("rounds=7") == groups("chip=zzz") == 0
+    assert groups("step_s>0") == 6

@@ -8,8 +8,10 @@ import gc
 import hashlib
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import msgspec
 
@@ -118,11 +120,19 @@ def _one(task: Task, place: int) -> tuple[Entry | None, list[Row]]:
 
 
 def main() -> None:
-    """Serves tasks until standard input ends."""
+    """Serves tasks until standard input ends; then the process ends, whatever it is doing: its parent is gone."""
     gc.disable()  # a file's records have no cycles, and looking for some would take a third of the time
+    lines: SimpleQueue[bytes] = SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin.buffer:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
     decoder = msgspec.json.Decoder(Task)
-    for line in sys.stdin.buffer:
-        sys.stdout.buffer.write(msgspec.json.encode(ingest(decoder.decode(line))) + b"\n")
+    while True:
+        sys.stdout.buffer.write(msgspec.json.encode(ingest(decoder.decode(lines.get()))) + b"\n")
         sys.stdout.buffer.flush()
 
 

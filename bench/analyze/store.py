@@ -12,6 +12,7 @@ that no manifest names, which the next refresh sweeps away.
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import shutil
 import sqlite3
@@ -62,7 +63,8 @@ class Store:
     """The store of one folder of results. Raises UserError where its place cannot be written, or without pyarrow."""
 
     def __init__(self, results: Path, *, cache: Path | None = None, note: Callable[[str], None] | None = None) -> None:
-        columns.library()
+        if importlib.util.find_spec("pyarrow") is None:  # loaded when there is something to read
+            raise UserError("pyarrow is not installed: pip install 'accelmark[table]'")
         self.results = results.resolve()
         self.place = cache_folder(results, cache)
         self._note = note or (lambda text: None)
@@ -96,7 +98,8 @@ class Store:
                 ]
                 manifest.write([*done.entries, *stamped], parts=[done.part] if done.part else [])
                 touched += len(stamped)
-            self._tidy(manifest)
+            if new or gone:
+                self._tidy(manifest)
             return Refreshed(files=len(seen), read=len(new) - touched, touched=touched, removed=len(gone))
 
     def read(self, names: Sequence[str] = columns.NAMES, conditions: Sequence[Condition] = ()) -> Any:
@@ -104,7 +107,8 @@ class Store:
         arrow = columns.library()
         asked = [one.field if one.field in columns.NAMES else "params" for one in conditions]
         wanted = list(dict.fromkeys([*names, *asked, columns.FILE]))
-        pushed = _pushed(conditions) if "params" not in asked else None
+        # Whether a parameter is known at all is asked of all rows.
+        pushed = conditions if "params" not in asked else []
         with self._locked(shared=True), self._opened() as manifest:
             written = manifest.parts()
             tables = [
@@ -125,9 +129,10 @@ class Store:
         with self._locked(shared=True), self._opened() as manifest:
             return manifest.copies()
 
-    def _part(self, name: str, wanted: list[str], pushed: Any, live: list[int], written: int) -> Any:
+    def _part(self, name: str, wanted: list[str], pushed: Sequence[Condition], live: list[int], written: int) -> Any:
         arrow = columns.library()
-        found = arrow.parquet.read_table(self._parts / name, columns=wanted, filters=pushed, memory_map=True)
+        with arrow.parquet.ParquetFile(self._parts / name, memory_map=True) as part:
+            found = part.read_row_groups(_row_groups(part.metadata, pushed), columns=wanted)
         if len(live) != written:  # some files of this part have changed or gone, or are copies
             alive = arrow.compute.is_in(found[columns.FILE], value_set=arrow.array(live, arrow.int64()))
             found = found.filter(alive)
@@ -176,7 +181,7 @@ class Store:
             arrow = columns.library()
             written = manifest.parts()
             names = [*columns.NAMES, columns.FILE]
-            tables = [self._part(part, names, None, live.get(part, []), written[part][0]) for part in small]
+            tables = [self._part(part, names, [], live.get(part, []), written[part][0]) for part in small]
             made = self._parts / f"{time_ns()}-merged.parquet"
             hidden = made.with_name(f".{made.name}.tmp")
             arrow.parquet.write_table(arrow.concat_tables(tables).unify_dictionaries(), hidden, compression="zstd")
@@ -237,20 +242,33 @@ def _code() -> str:
     return found.hexdigest()
 
 
-def _pushed(conditions: Sequence[Condition]) -> Any:
-    """Conditions that a Parquet reader can use to skip rows unread; all of them are judged exactly afterwards."""
-    compute, pushed = columns.library().compute, None
-    for one in conditions:
-        field = compute.field(one.field)
-        if one.sign == "=" and one.field in columns.TEXTS and one.field != "flags" and one.text != "None":
-            part = field == one.text
-        elif one.sign in {"<", "<=", ">", ">="} and one.field in columns.NUMBERS:
-            part = {"<": field < one.number, "<=": field <= one.number}.get(one.sign)
-            part = part if part is not None else {">": field > one.number, ">=": field >= one.number}[one.sign]
-        else:
-            continue
-        pushed = part if pushed is None else pushed & part
-    return pushed
+def _row_groups(metadata: Any, conditions: Sequence[Condition]) -> list[int]:
+    """Which row groups of a part may have rows for which all conditions hold, by the smallest and largest values there.
+
+    All conditions are judged exactly afterwards. (pyarrow.dataset would do this too, and take half a second to load.)
+    """
+    places = {metadata.schema.column(place).name: place for place in range(metadata.num_columns)}
+    return [
+        group
+        for group in range(metadata.num_row_groups)
+        if all(
+            _may_hold(metadata.row_group(group).column(places[one.field]).statistics, one)
+            for one in conditions
+            if one.field in places
+        )
+    ]
+
+
+def _may_hold(told: Any, condition: Condition) -> bool:
+    judged = condition.sign not in {"~", "!="} and condition.text != "None" and condition.field != "flags"
+    if told is None or not told.has_min_max or not judged:
+        return True
+    wanted: Any = condition.text if condition.field in columns.TEXTS else condition.number
+    low, high = told.min, told.max
+    holds = {"=": low <= wanted <= high}
+    if condition.field not in columns.TEXTS:
+        holds |= {"<": low < wanted, "<=": low <= wanted, ">": high > wanted, ">=": high >= wanted}
+    return holds.get(condition.sign, True)
 
 
 def _split(task: ingest.Task, pieces: int) -> list[ingest.Task]:
