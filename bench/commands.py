@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bench.analyze.source import Source
-    from bench.estimate.ask import Where
+    from bench.estimate.answer.ask import Where
     from bench.measure.plan import Plan, Request
     from bench.measure.runner import Laboratory, Outcome, Progress
 
@@ -327,8 +327,8 @@ def slower(document: Document, limit: float) -> list[Document]:
 def estimate_training(*, method: str = "pretrain", tokens: str | int, **options: Any) -> Document:
     """What a training run takes: `estimate train` and `estimate finetune`. `options` are the command's own."""
     from bench import units
-    from bench.estimate import ask
-    from bench.estimate.layouts import Fixed
+    from bench.estimate.answer import ask
+    from bench.estimate.answer.layouts import Fixed
 
     where, rest = _where(options)
     free = ("dp", "tp", "pp", "cp", "ep", "sharding", "recompute", "micro_batch")
@@ -342,7 +342,7 @@ def estimate_training(*, method: str = "pretrain", tokens: str | int, **options:
 
 def estimate_serving(*, model: str, **options: Any) -> Document:
     """What serving a model takes: `estimate serve`. `options` are the command's own."""
-    from bench.estimate import ask
+    from bench.estimate.answer import ask
 
     where, rest = _where(options)
     defaults: Document = {
@@ -354,7 +354,7 @@ def estimate_serving(*, model: str, **options: Any) -> Document:
 
 def estimate_rows(source: str | os.PathLike[str], target: str | os.PathLike[str], local: Any = None) -> Document:
     """One estimate for each row of a CSV, into another: how many have a number, how many a reason."""
-    from bench.estimate import ask
+    from bench.estimate.answer import ask
 
     return ask.rows(Path(source), Path(target), Path(local) if local else None)
 
@@ -364,8 +364,8 @@ def plan(
     precision: str | None = None, purchase_price: float | None = None, **options: Any,
 ) -> Document:  # fmt: skip
     """What can be trained on these machines within a limit: `plan`. `options` are the command's own."""
-    from bench.estimate import ask
-    from bench.estimate.plan import Limit
+    from bench.estimate.answer import ask
+    from bench.estimate.answer.plan import Limit
 
     where, _ = _where(options)
     limit = Limit(days=days, money=budget_money, kwh=kwh)
@@ -375,7 +375,7 @@ def plan(
 def _where(options: Document) -> "tuple[Where, Document]":
     """The machines and what is supposed of them, and the options that are left."""
     from bench.analyze import table as tables
-    from bench.estimate.ask import Where
+    from bench.estimate.answer.ask import Where
 
     rest = dict(options)
     own = rest.pop("local", ())
@@ -401,7 +401,7 @@ def _at_least_one(name: str, value: int | None) -> None:
 def calibrate(paths: Paths = ()) -> list[Document]:
     """What single operations and whole steps take on each machine in these files, the best measured first."""
     from bench.analyze import table as tables
-    from bench.estimate import calibration
+    from bench.estimate.own import calibration
 
     made = calibration.calibrations(tables.files(paths or [results_folder()]))
     return [calibration.document(one) for one in made]

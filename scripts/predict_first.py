@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import commands, record, workload
 from bench.errors import UserError
-from bench.estimate import calibration, local
+from bench.estimate.own import calibration
+from bench.estimate.own import predict as local
 from bench.measure import plan
 from bench.measure.progress import Silent, Terminal
 

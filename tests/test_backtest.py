@@ -5,9 +5,9 @@ import pytest
 
 np = pytest.importorskip("numpy")
 
-from bench.estimate import backtest  # noqa: E402  # after the check that there is something to test with
-from bench.estimate.backtest import Case  # noqa: E402
-from bench.estimate.likeness import Likeness, Process, Stand  # noqa: E402
+from bench.estimate import backtest  # after the check that there is something to test with
+from bench.estimate.backtest import Case
+from bench.estimate.training.likeness import Likeness, Process, Stand
 
 
 def case(source, factor, **more):

@@ -14,12 +14,13 @@ from bench import chip, model, record, workload
 from bench.analyze import calibrated
 from bench.device.virtual import Spec, Virtual
 from bench.errors import UserError
-from bench.estimate import calibration, local
-from bench.estimate.calibration import Calibration
 from bench.estimate.job import Cluster, Layout, ServingJob, Stack, TrainingJob
-from bench.estimate.observed import machines
-from bench.estimate.operations import operations
-from bench.estimate.step import Attend, Product, Update
+from bench.estimate.own import calibration
+from bench.estimate.own import predict as local
+from bench.estimate.own.calibration import Calibration
+from bench.estimate.own.observed import machines
+from bench.estimate.own.operations import operations
+from bench.estimate.own.step import Attend, Product, Update
 from bench.measure import timer
 from bench.record import Protocol, ResultFile
 

@@ -8,11 +8,12 @@ import pytest
 
 from bench import chip as chips
 from bench.errors import UserError
-from bench.estimate import answer, assumptions, layouts, plan, scaling, sizes
-from bench.estimate.answer import Means, Memory, Power
-from bench.estimate.assumptions import Range
+from bench.estimate.answer import assumptions, layouts, plan, scaling, sizes
+from bench.estimate.answer import training as answer
+from bench.estimate.answer.assumptions import Range
+from bench.estimate.answer.layouts import Fixed
+from bench.estimate.answer.training import Means, Memory, Power
 from bench.estimate.job import Cluster, Layout, TrainingJob
-from bench.estimate.layouts import Fixed
 from bench.estimate.prediction import Interval, Prediction, Term
 
 FLAT = {"goodput": "1", "pue": "1", "electricity_price": "0.2", "carbon_intensity": "0.5", "price_per_hour": "2"}

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from bench.estimate import curves
-from bench.estimate.curves import (
+from bench.estimate.operation import curves
+from bench.estimate.operation.curves import (
     Attention,
     AttentionCurve,
     BandwidthCurve,
@@ -15,8 +15,8 @@ from bench.estimate.curves import (
     LaunchCost,
     Pass,
 )
-from bench.estimate.curves.gemm import GemmLaw, _sizes
-from bench.estimate.curves.goodness import bound, relative
+from bench.estimate.operation.curves.gemm import GemmLaw, _sizes
+from bench.estimate.operation.curves.goodness import bound, relative
 
 TRUTH = GemmLaw(
     flops_per_s=800e12,

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.estimate import backtest_micro, micro_rows, published
-from bench.estimate.curves import Gemm, GemmCurve
-from bench.estimate.micro_evidence import COEFFICIENTS, Evidences, key_of
-from bench.estimate.micro_evidence import published as evidence
-from bench.estimate.micro_tasks import Task, task_of
+from bench.estimate import published
+from bench.estimate.operation import backtest as backtest_micro
+from bench.estimate.operation import rows as micro_rows
+from bench.estimate.operation.curves import Gemm, GemmCurve
+from bench.estimate.operation.evidence import COEFFICIENTS, Evidences, key_of
+from bench.estimate.operation.evidence import published as evidence
+from bench.estimate.operation.tasks import Task, task_of
 from bench.estimate.published import Row
 from bench.estimate.rows import MEASURED, estimate_rows
 
@@ -168,7 +170,7 @@ def test_the_coefficients_are_those_of_the_published_rows() -> None:
         merged = profile.family == "collective"  # a table has each size once
         assert profile.curve.goodness.num_points == counts[key] or (
             merged and profile.curve.goodness.num_points <= counts[key]
-        ), f"{key}: run `python -m bench.estimate.micro_fit`"
+        ), f"{key}: run `python -m bench.estimate.operation.fit`"
 
 
 def test_one_machine_fitted_anew_gives_the_coefficients_that_ship() -> None:

@@ -7,22 +7,16 @@ import random
 import pytest
 
 from bench import chip, model
-from bench.estimate import fitted as fits
-from bench.estimate import (
-    footprint,
-    inference_backtest,
-    inference_jobs,
-    power,
-    published,
-    residual,
-    serving,
-    stacks,
-    store,
-)
-from bench.estimate.figures import figures, table
-from bench.estimate.inference_rows import predict, predict_job
+from bench.estimate import published
 from bench.estimate.job import Cluster, Layout, ServingJob, Stack
 from bench.estimate.rows import MEASURED
+from bench.estimate.serving import backtest as inference_backtest
+from bench.estimate.serving import fitted as fits
+from bench.estimate.serving import footprint, power, residual, stacks, store
+from bench.estimate.serving import jobs as inference_jobs
+from bench.estimate.serving import step as serving
+from bench.estimate.serving.figures import figures, table
+from bench.estimate.serving.rows import predict, predict_job
 
 ROW = {
     "source_id": "here", "device": "H100-SXM", "model": "meta-llama/Meta-Llama-3-8B", "params_b": "8.03",

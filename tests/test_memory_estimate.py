@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bench import chip, model, workload
-from bench.estimate import memory, own_memory
-from bench.estimate.cases import shape_of
+from bench.estimate import memory
 from bench.estimate.job import Cluster, Layout, ServingJob, TrainingJob
+from bench.estimate.own import step_memory as own_memory
+from bench.estimate.own.cases import shape_of
 
 PEAKS = json.loads((Path(__file__).parent / "peaks.json").read_text())
 

@@ -8,22 +8,16 @@ import pytest
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy")
 
-from bench import chip, model  # noqa: E402  # after the check that there is something to test with
-from bench.estimate import (  # noqa: E402
-    backtest,
-    memory_need,
-    published,
-    row_job,
-    rows,
-    training,
-    training_fit,
-    training_rows,
-    training_store,
-    work,
-)
-from bench.estimate.job import Cluster, Layout, Stack, TrainingJob  # noqa: E402
-from bench.estimate.published import number  # noqa: E402
-from bench.estimate.rates import from_chip  # noqa: E402
+from bench import chip, model  # after the check that there is something to test with
+from bench.estimate import backtest, published, rows
+from bench.estimate.job import Cluster, Layout, Stack, TrainingJob
+from bench.estimate.published import number
+from bench.estimate.training import fit as training_fit
+from bench.estimate.training import memory_need, row_job, work
+from bench.estimate.training import rows as training_rows
+from bench.estimate.training import step as training
+from bench.estimate.training import store as training_store
+from bench.estimate.training.rates import from_chip
 
 
 def job(**changes):
@@ -251,7 +245,7 @@ def test_a_local_factor_scales_the_step():
 
 def test_what_is_stored_was_made_from_these_published_rows():
     kept = json.loads(training_rows.STORED.read_text(encoding="utf-8"))
-    assert kept["made_from"] == training_store.made_from(), "run `python -m bench.estimate.training_store`"
+    assert kept["made_from"] == training_store.made_from(), "run `python -m bench.estimate.training.store`"
     assert set(kept["values"]) == set(training_fit.PRIORS)
 
 

@@ -265,7 +265,7 @@ def _may_hold(told: Any, condition: Condition) -> bool:
         return True
     wanted: Any = condition.text if condition.field in columns.TEXTS else condition.number
     low, high = told.min, told.max
-    holds = {"=": low <= wanted <= high}
+    holds: dict[str, bool] = {"=": low <= wanted <= high}
     if condition.field not in columns.TEXTS:
         holds |= {"<": low < wanted, "<=": low <= wanted, ">": high > wanted, ">=": high >= wanted}
     return holds.get(condition.sign, True)

@@ -1,6 +1,6 @@
 """Back-test: every estimator asked about measurements that it has not seen, and its errors in one table.
 
-Each kind of estimate offers its cases in a module named `backtest_<kind>.py`: `cases(fast)` gives a `Case` for every
+Each kind of estimate offers its cases in a module `<kind>/backtest.py`: `cases(fast)` gives a `Case` for every
 row that was predicted without its fold. Figures are taken per source first and then as the median over sources, for a
 source with a thousand rows would otherwise speak for all. The error is max(predicted/measured, measured/predicted) - 1.
 """
@@ -49,18 +49,19 @@ class Line:
 
 
 class Backtest(Protocol):
-    """What a module named backtest_<kind>.py offers."""
+    """What a module `<kind>/backtest.py` offers."""
 
     def cases(self, fast: bool) -> Iterable[Case]:
         """Predictions of rows left out; with `fast` those groups alone that take seconds."""
 
 
 def run(*, fast: bool = False, kinds: Sequence[str] | None = None) -> list[Line]:
-    """A line for each group of each kind there is, in order of the modules' names."""
+    """A line for each group of each kind there is, in order of the kinds' names."""
     lines: list[Line] = []
-    for path in sorted(Path(__file__).parent.glob("backtest_*.py")):
-        if kinds is None or path.stem.removeprefix("backtest_") in kinds:
-            module = cast(Backtest, import_module(f"bench.estimate.{path.stem}"))
+    for path in sorted(Path(__file__).parent.glob("*/backtest.py")):
+        kind = path.parent.name
+        if kinds is None or kind in kinds:
+            module = cast(Backtest, import_module(f"bench.estimate.{kind}.backtest"))
             lines += summarize(module.cases(fast))
     return lines
 

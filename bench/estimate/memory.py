@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from bench.arithmetic import Model
 from bench.estimate.job import Layout, Recompute, ServingJob, TrainingJob
-from bench.estimate.operations import adapter_parameters
-from bench.estimate.own_memory import Footprint, widest
+from bench.estimate.own.operations import adapter_parameters
+from bench.estimate.own.step_memory import Footprint, widest
 
 # Bytes that a value takes, by the precision in which products are done.
 _WIDTH = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2, "fp4": 2}

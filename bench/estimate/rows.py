@@ -17,9 +17,9 @@ from bench.estimate.published import Kind, Row
 
 # The module that estimates each kind, and the columns without which a file is not of that kind.
 _KINDS: dict[Kind, tuple[str, tuple[str, ...]]] = {
-    "training": ("bench.estimate.training_rows", ("device", "task", "seq_len", "n_gpus")),
-    "inference": ("bench.estimate.inference_rows", ("device", "phase", "input_len", "n_gpus")),
-    "micro": ("bench.estimate.micro_rows", ("device", "kind", "op", "unit")),
+    "training": ("bench.estimate.training.rows", ("device", "task", "seq_len", "n_gpus")),
+    "inference": ("bench.estimate.serving.rows", ("device", "phase", "input_len", "n_gpus")),
+    "micro": ("bench.estimate.operation.rows", ("device", "kind", "op", "unit")),
 }
 # What was measured, in each kind of file. Everything else describes the job.
 MEASURED: dict[Kind, tuple[str, ...]] = {

@@ -1,0 +1,298 @@
+"""Ask: from the words of a command line to jobs, and from jobs to the documents that `--json` prints."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench import chip as chips
+from bench import model as models
+from bench.arithmetic import Model
+from bench.chip import Chip
+from bench.errors import UserError
+from bench.estimate.answer import assumptions, evidence, layouts, plan, scaling, sizes
+from bench.estimate.answer import serving as serving_answer
+from bench.estimate.answer import training as answer
+from bench.estimate.answer.assumptions import Assumptions
+from bench.estimate.answer.layouts import Candidate, Fixed
+from bench.estimate.job import Cluster, Layout, Method, Precision, ServingJob, Stack, TrainingJob
+from bench.record import ResultFile
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """The machines, as told on the command line, and what is supposed about them."""
+
+    device: str
+    count: int = 1
+    per_node: int = 8
+    link_bytes_per_s: float | None = None
+    network_bytes_per_s: float | None = None
+    stack: str = ""
+    local: Sequence[ResultFile] = ()  # of this very machine
+    supposed: dict[str, str | None] = field(default_factory=dict)  # prices and overheads, as given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A run, as told on the command line; None is chosen or has a default, which the answer names."""
+
+    model: str
+    tokens: int
+    method: Method = "pretrain"
+    lora_rank: int = 16
+    seq: int | None = None
+    global_batch: int | None = None
+    precision: Precision | None = None
+    fixed: Fixed = field(default_factory=Fixed)
+    virtual_stages: int = 1
+
+
+def training(asked: Training, where: Where) -> Document:
+    """The answer to `estimate train` and `estimate finetune`. Raises UserError where there is none, with the reason."""
+    if asked.tokens < 1:
+        raise UserError("--tokens must be 1 or more")
+    model, cluster = model_of(asked.model), cluster_of(where)
+    job = _training_job(asked, model, cluster, where)
+    means = evidence.training_means(cluster, where.local)
+    chosen, number = _chosen(job, asked.fixed, means)
+    supposed = assumed(where.supposed, cluster.chip)
+    found = answer.training(asked.tokens, chosen, means, supposed)
+    return {
+        **answer.document(found),
+        "num_layouts": number,
+        "assumed": list(supposed.notes),
+        "verify": _verify_training(chosen.job, asked.model),
+    }
+
+
+def serving(
+    model_name: str, where: Where, *, batch: int, prompt: int, output: int, tp: int | None, precision: Precision | None,
+    weights: str, users: int | None, requests_per_hour: float,
+) -> Document:  # fmt: skip
+    """The answer to `estimate serve`. Raises UserError where there is none, with the reason."""
+    for name, value in (("--batch", batch), ("--input", prompt), ("--output", output), ("--users", users or 1)):
+        if value < 1:
+            raise UserError(f"{name} must be 1 or more")
+    model, cluster = model_of(model_name), cluster_of(where)
+    width = tp or cluster.num_devices
+    if model.num_attention_heads % width:
+        raise UserError(f"tp {width} does not divide the {model.num_attention_heads} attention heads")
+    if cluster.num_devices % width:
+        raise UserError(f"tp {width} does not divide the {cluster.num_devices} devices")
+    replica = replace(cluster, num_devices=width)
+    job = ServingJob(
+        model=model, cluster=replica, layout=Layout(tp=width), stack=Stack(framework=where.stack), prompt=prompt,
+        output=output, batch=batch, precision=precision or _precision(cluster.chip), weights=weights,
+    )  # fmt: skip
+    means = evidence.serving_means(replica, where.local)
+    supposed = assumed(where.supposed, cluster.chip)
+    found = serving_answer.serving(job, means, supposed)
+    if isinstance(found, str):
+        raise UserError(f"no estimate: {found}")
+    if found.largest_batch < batch:
+        what = f"at most {found.largest_batch} fit" if found.largest_batch else "not even one fits"
+        raise UserError(
+            f"{model.name} with {batch} requests of {prompt + output} tokens does not fit on {width} x "
+            f"{cluster.chip.name}: {what}; take more devices, --weights int4 or a smaller --batch"
+        )
+    document = serving_answer.document(found)
+    if users:
+        share, replicas = serving_answer.replicas_for(found, users, requests_per_hour)
+        document["users"] = {
+            "users": users, "requests_per_hour": requests_per_hour, "share_of_one_replica": share, "replicas": replicas,
+        }  # fmt: skip
+    return {**document, "assumed": list(supposed.notes), "verify": _verify_serving(job, model_name)}
+
+
+def planned(
+    where: Where, limit: plan.Limit, *, seq: int, precision: Precision | None, purchase: float | None
+) -> Document:
+    """The answer to `plan`. Raises UserError where there is none, with the reason."""
+    cluster = cluster_of(where)
+    asked = Training(model="1b", tokens=1, seq=seq, precision=precision)
+    template = _training_job(asked, model_of("1b"), cluster, where)
+    means = evidence.training_means(cluster, where.local)
+    supposed = assumed(where.supposed, cluster.chip)
+    if limit.money is not None and supposed.price_per_hour is None:
+        raise UserError(
+            f"--budget-money needs a price, and none is known for {cluster.chip.name}: give --price-per-hour"
+        )
+    found = plan.best(cluster, limit, template, means, supposed)
+    first = found[0]
+    rows = [_trained("least loss", first)]
+    rows += [_trained("smaller, longer", one) for one in plan.overtrained(found)]
+    changes = plan.what_if(cluster, limit, template, means, supposed, first.num_parameters)
+    others = [chips.find(name) for name in assumptions.priced() if name != cluster.chip.name]
+    elsewhere = plan.cheapest(
+        first.candidate.job, int(first.tokens), [(other, assumed(where.supposed, other)) for other in others], means
+    )
+    prediction = first.candidate.prediction
+    return {
+        "device": cluster.chip.name,
+        "num_devices": cluster.num_devices,
+        "limit": _limit(limit),
+        "models": rows,
+        "what_if": [
+            _trained(name, one) if one else {"name": name, "reason": "nothing fits, or there is no evidence"}
+            for name, one in changes
+        ],
+        "elsewhere": elsewhere[:8],
+        "rent_or_buy": _rent_or_buy(supposed, means, first, purchase),
+        "scaling_law": f"{scaling.SOURCE}; differences mean more than values",
+        "assumed": list(supposed.notes),
+        "evidence": prediction.evidence,
+        "basis": prediction.basis,
+        "verify": _verify_training(first.candidate.job, first.candidate.job.model.name),
+    }
+
+
+def model_of(text: str) -> Model:
+    """A model of the catalog, a .toml file or a config.json, or one given by its sizes. Raises UserError."""
+    return sizes.of(text) if sizes.is_size(text) else models.find(models.adopt(text))
+
+
+def cluster_of(where: Where) -> Cluster:
+    """The machines. Raises UserError for a device that nobody knows, and counts that cannot be."""
+    if where.count < 1 or where.per_node < 1:
+        raise UserError("--count and --per-node must be 1 or more")
+    found = chips.find(where.device) if where.device.endswith(".toml") else chips.resolve(where.device)
+    return Cluster(
+        chip=found, num_devices=where.count, devices_per_node=min(where.per_node, where.count),
+        link_bytes_per_s=where.link_bytes_per_s, network_bytes_per_s=where.network_bytes_per_s,
+    )  # fmt: skip
+
+
+def assumed(given: dict[str, str | None], chip: Chip) -> Assumptions:
+    """Prices and overheads: as given, else by default, the price from the chip's own file or our list."""
+    if chip.price_per_hour:
+        price = assumptions.Range(low=chip.price_per_hour, high=chip.price_per_hour)
+        return assumptions.assume(given, price, chip.sources.get("price_per_hour", "the chip's own file"))
+    return assumptions.assume(given, *assumptions.listed_price(chip.name))
+
+
+def _training_job(asked: Training, model: Model, cluster: Cluster, where: Where) -> TrainingJob:
+    seq = asked.seq or min(2048, model.max_position_embeddings)
+    if seq < 1 or seq > model.max_position_embeddings:
+        raise UserError(f"--seq {seq}: {model.name} takes 1 to {model.max_position_embeddings} tokens")
+    fixed = asked.fixed
+    least = (fixed.dp or 1) * (fixed.micro_batch or 1)
+    batch = asked.global_batch or _default_batch(asked.method, model, seq, max(least, 1), cluster.num_devices)
+    return TrainingJob(
+        model=model, cluster=cluster, stack=Stack(framework=where.stack), method=asked.method,
+        lora_rank=asked.lora_rank, seq=seq, micro_batch=fixed.micro_batch or 1, global_batch=batch,
+        precision=asked.precision or _precision(cluster.chip), recompute=fixed.recompute or "none",
+        layout=Layout(dp=cluster.num_devices, virtual_stages=asked.virtual_stages),
+    )  # fmt: skip
+
+
+def _default_batch(method: Method, model: Model, seq: int, least: int, devices: int) -> int:
+    """The batch that models of this size were pretrained with; 64 sequences to fine-tune; at least one a device."""
+    if method == "pretrain":
+        return plan.global_batch_for(model.total_parameters, seq, max(least, devices))
+    return least * max(1, 64 // least, -(-devices // least))
+
+
+def _chosen(job: TrainingJob, fixed: Fixed, means: answer.Means) -> tuple[Candidate, int]:
+    """The fastest layout that fits, and of how many. Raises UserError with what is missing."""
+    named = [getattr(fixed, name) for name in ("dp", "tp", "pp", "cp")]
+    if any(named):
+        dp = fixed.dp or max(1, job.cluster.num_devices // ((fixed.tp or 1) * (fixed.pp or 1) * (fixed.cp or 1)))
+        if all(named) or fixed.dp:
+            whole = Layout(dp=dp, tp=fixed.tp or 1, pp=fixed.pp or 1, cp=fixed.cp or 1, ep=fixed.ep or 1)
+            layouts.check(replace(job, layout=whole, micro_batch=fixed.micro_batch or 1))
+    if fixed.tp and job.model.num_attention_heads % fixed.tp:
+        raise UserError(f"tp {fixed.tp} does not divide the {job.model.num_attention_heads} attention heads")
+    if fixed.pp and fixed.pp > job.model.num_hidden_layers:
+        raise UserError(f"pp {fixed.pp} is more stages than the model has layers, {job.model.num_hidden_layers}")
+    found, number = layouts.fastest(job, fixed, means)
+    if found:
+        return found, number
+    least = layouts.smallest(job, fixed, means.bytes_of)
+    if least is None:
+        raise UserError(
+            f"no layout divides {job.cluster.num_devices} devices, {job.model.num_attention_heads} heads and a global "
+            f"batch of {job.global_batch} sequences as asked: leave out --tp, --pp or --dp, or change --global-batch"
+        )
+    lean, need_bytes = least
+    if need_bytes > layouts.USABLE * job.cluster.chip.memory_bytes:
+        raise UserError(f"it does not fit: {answer.advice(lean, need_bytes)}")
+    raise UserError(f"no estimate: {means.step_of(lean).reason}")
+
+
+def _precision(chip: Chip) -> Precision:
+    """bf16 where the chip multiplies it, else fp16, else fp32."""
+    preferred: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+    for precision in preferred:
+        if chip.peak_flops_per_s(precision):
+            return precision
+    return "bf16"
+
+
+def _trained(name: str, one: plan.Trained) -> Document:
+    job = one.candidate.job
+    return {
+        "name": name,
+        "model": job.model.name,
+        "num_parameters": one.num_parameters,
+        "tokens": one.tokens,
+        "loss": one.loss,
+        "days": one.days,
+        "tokens_per_s": job.global_batch * job.seq / one.candidate.step_s,
+        "num_devices": job.cluster.num_devices,
+        "micro_batch": job.micro_batch,
+        "global_batch": job.global_batch,
+        "recompute": job.recompute,
+        "layout": {key: getattr(job.layout, key) for key in ("dp", "tp", "pp", "cp", "ep", "sharding")},
+    }
+
+
+def _limit(limit: plan.Limit) -> str:
+    if limit.days is not None:
+        return f"{limit.days:g} days"
+    return f"{limit.money:g} of money" if limit.money is not None else f"{limit.kwh:g} kWh"
+
+
+def _rent_or_buy(supposed: Assumptions, means: answer.Means, first: plan.Trained, purchase: float | None) -> str:
+    price = supposed.price_per_hour
+    power = means.power_of(first.candidate.job, first.candidate.prediction)
+    if price is None or purchase is None or power is None:
+        missing = [
+            name for name, known in (
+                ("--price-per-hour", price), ("--purchase-price", purchase), ("the board's power", power)
+            ) if known is None
+        ]  # fmt: skip
+        return f"unknown without {' and '.join(missing)}"
+    hours = plan.break_even_hours(
+        purchase, price.middle, power.watts, supposed.electricity_price.middle, supposed.pue.middle
+    )
+    if hours is None:
+        return f"renting at {price.middle:g} an hour costs less than the electricity of owning"
+    return (
+        f"a device bought for {purchase:,.0f} has paid for itself after {hours:,.0f} hours of use at a rent of "
+        f"{price.middle:g} an hour, {hours / 24 / 365.25:.1f} years without a pause (electricity counted; no interest, "
+        "staff, space or resale)"
+    )
+
+
+def _verify_training(job: TrainingJob, name: str) -> str:
+    if sizes.is_size(name):
+        return "accelmark run --suite standard on one such device, then --local with the file it writes"
+    workload = "train_step" if job.method == "pretrain" else f"finetune_step --set method={job.method}"
+    recompute = f" --set recompute={job.recompute}" if job.recompute != "none" else ""
+    return f"accelmark run {workload} --model {name} --set batch={job.micro_batch} --set seq={job.seq}{recompute}"
+
+
+def _verify_serving(job: ServingJob, name: str) -> str:
+    if sizes.is_size(name):
+        return "accelmark run --suite standard on one such device, then --local with the file it writes"
+    return f"accelmark run prefill decode --model {name} --set batch={job.batch}"
+
+
+def rows(source: Path, target: Path, local: Path | None) -> Document:
+    """`estimate --rows`: how many rows have a number now."""
+    from bench.estimate.rows import estimate_rows
+
+    return dict(estimate_rows(source, target, local))

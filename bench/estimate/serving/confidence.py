@@ -1,0 +1,75 @@
+"""Confidence: how far an estimate of serving may be off, from how far such estimates were off before.
+
+A back-test (inference_backtest.py) leaves rows out, predicts them and notes for each class of evidence, and within it
+for each laboratory and software, which factor held 80 and 90 % of them. Where the laboratory and software are among
+those, their own factor is taken; where they are not, a factor that held across them (interval.py). Far from every
+measured row it grows.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.estimate.interval import FEWEST_SOURCES_FOR_90, hierarchical_quantile
+from bench.estimate.prediction import Evidence, Interval
+from bench.estimate.serving import store
+from bench.estimate.serving.jobs import Case
+
+# What stands for the sigma of a row that lies on a measured one, and of one that is like none. Only their ratio counts.
+_NEAR, _FAR = 0.5, 1.0
+_UNKNOWN_SHAPE = 1.3  # a shape that was derived from a number of parameters alone
+_LEVELS = (("q80", 0.80), ("q90", 0.90))
+_CLASS_TEXT = {
+    "L0": "rows of your own beside published rows of this software",
+    "L1": "published rows of this software on this kind of device",
+    "L2": "published rows of this kind of device or of this software on the same architecture",
+    "L3": "datasheets and published rows of other devices and software",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """An interval, and in words what it rests on."""
+
+    interval: Interval | None
+    basis: str
+
+
+def sigma(nearness: float, known_shape: bool = True) -> float:
+    """How unsure an estimate is beside others of its class, from how near it lies to a measured row."""
+    return (_FAR + (_NEAR - _FAR) * min(1.0, max(0.0, nearness))) * (1.0 if known_shape else _UNKNOWN_SHAPE)
+
+
+def group_of(case: Case) -> str:
+    """Laboratory and software: whose errors resemble each other."""
+    return f"{case.source}|{case.stack.framework}|{case.kind}"
+
+
+def interval_of(case: Case, nearness: float, scores: Mapping[str, Mapping[str, float]]) -> Interval | None:
+    """From one class's scores, by laboratory and software. None without any."""
+    own = scores.get(group_of(case))
+    groups = [own] if own else [one for _, one in sorted(scores.items())]
+    if not groups:
+        return None
+    wide = sigma(nearness, case.job.footprint.known)
+    narrow, broad = (hierarchical_quantile([[one[level]] for one in groups], share) for level, share in _LEVELS)
+    enough = own or len(groups) >= FEWEST_SOURCES_FOR_90
+    return Interval(factor80=math.exp(wide * narrow), factor90=math.exp(wide * max(narrow, broad)) if enough else None)
+
+
+def confidence(case: Case, evidence: Evidence, nearness: float) -> Confidence:
+    """From the back-test that ships with the fit."""
+    interval = interval_of(case, nearness, store.content()["scores"].get(evidence, {}))
+    known = store.fitted().groups
+    group = known.get(case.stack.key)
+    kin = [group] if group else [one for one in known.values() if one.framework == case.stack.framework]
+    basis = _CLASS_TEXT[evidence]
+    if kin:
+        basis += (
+            f" ({sum(one.rows for one in kin)} rows of {', '.join(sorted({s for one in kin for s in one.sources}))})"
+        )
+    if test := store.content()["summary"].get(evidence):
+        basis += (
+            f"; such estimates of left-out rows were {test['median']:.0%} off in the median, {test['p90']:.0%} at p90"
+        )
+    return Confidence(interval=interval, basis=basis)

@@ -1,0 +1,207 @@
+"""Rows of published inference as jobs: which figure was measured, of what work, with which software on which chip."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from bench import chip as chips
+from bench.chip import Chip
+from bench.errors import UserError
+from bench.estimate.published import Row, number
+from bench.estimate.serving import footprint
+from bench.estimate.serving.step import Serving
+
+# What a row measured. "offline": all tokens, read and written, over the latency of one batch. "output": tokens written
+# a second, with as many sequences at once as fit. "online": the same at a given concurrency. "decode" and "prefill":
+# one phase alone. "ttft": seconds to the first token of a batch.
+Kind = Literal["offline", "output", "online", "decode", "prefill", "ttft"]
+
+# Lengths of prompts where a row has none, by what is asked: questions of a chat, tasks to reason about, code to go on
+# with. ML.ENERGY's prompts follow data sets whose lengths are not in the rows.
+_CHAT, _REASONING, _CODE = 100.0, 250.0, 2500.0
+# What a source says of its machine elsewhere than in its rows: LLM-Inference-Bench ran on Polaris and ThetaGPU.
+_MEMORY_GB = {("argonne", "A100"): 40.0}
+_MOST = {
+    "params_b": 1e5, "active_params_b": 1e5, "input_len": 1e8, "output_len": 1e8, "batch": 1e6, "concurrency": 1e6,
+    "n_gpus": 1e5, "tp": 1e5, "pp": 1e3, "gpu_mem_gb": 1e4,
+}  # fmt: skip
+# Eager attention writes the products, reads and writes them to scale, to mask and for the softmax, and reads them. Of
+# llama.cpp's, without flash attention, the mask and softmax are one, and only the lower triangle is gone through.
+_SCORE_PASSES = {"hf": 8.0, "pytorch": 8.0, "llama.cpp": 4.0}
+_LONG_ANSWER = 1500.0  # tokens: only reasoning writes so many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Software, format of weights and chip: what coefficients belong to."""
+
+    framework: str  # "vllm", "tensorrt-llm", "llama.cpp", ...
+    variant: str  # as the row has it: version and edition
+    weights: str
+    chip: Chip
+
+    @property
+    def key(self) -> str:
+        """One text for it."""
+        return f"{self.variant}|{self.weights}|{self.chip.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row, read."""
+
+    kind: Kind
+    stack: Stack
+    job: Serving
+    source: str
+
+    @property
+    def block(self) -> str:
+        """Rows of one sweep: same stack, model and number of devices. Such rows stand or fall together."""
+        return f"{self.source}|{self.stack.key}|{self.job.footprint.name}|{self.job.devices}"
+
+
+def read(row: Row) -> Case | str:
+    """The row as a case, or why it cannot be one."""
+    device, source = row.get("device", ""), row.get("source_id", "")
+    for column, most in _MOST.items():
+        value = number(row, column)
+        if value is not None and not 0 <= value <= most:
+            return f"{column} is '{row[column]:.40}', it must be a number from 0 to {most:g}"
+    chip = _chip(device, number(row, "gpu_mem_gb") or _MEMORY_GB.get((source, device)))
+    if chip is None:
+        return f"no datasheet of the device '{device:.80}' is known: describe it in a .toml file"
+    model = footprint.named(row.get("model", ""), number(row, "params_b"), number(row, "active_params_b"))
+    if model is None:
+        return f"the model '{row.get('model', '')}' is not in the catalog and the row has no params_b"
+    kind = _kind(row)
+    if kind is None:
+        return f"the phase '{row.get('phase', '')}' is none of prefill, decode, prefill+decode, TTFT, online"
+    if "INCONSISTENT" in row.get("metric_note", ""):
+        return "the source contradicts itself here: throughput times latency leaves out the batch"
+    framework = row.get("framework", "")
+    family = family_of(framework)
+    weights = weights_of(row, chip)
+    devices = max(1, round(number(row, "n_gpus") or 1))
+    tp, pp = _layout(row, devices, family)
+    prompt, output = _lengths(row, kind)
+    batch = number(row, "batch") or number(row, "concurrency")
+    eager = family in ("hf", "pytorch")
+    return Case(
+        kind=kind,
+        source=source,
+        stack=Stack(framework=family, variant=framework, weights=weights, chip=chip),
+        job=Serving(
+            footprint=model,
+            chip=chip,
+            devices=devices,
+            tp=tp,
+            pp=pp,
+            prompt=prompt,
+            output=output,
+            batch=None if kind == "output" and batch is None else (batch or 1.0),
+            weights=weights,
+            cache_bytes=_cache_bytes(row, weights, family),
+            score_passes=_SCORE_PASSES.get(family, 0.0),
+            half_sums=family == "llama.cpp",
+            every_logit=kind == "prefill" and eager,
+            continuous=family not in ("tensorrt-llm", "deepspeed", "hf") or kind != "offline",
+        ),
+    )
+
+
+@cache
+def _chip(device: str, memory_gb: float | None) -> Chip | None:
+    try:
+        return chips.resolve(device, memory_gb)
+    except UserError:
+        return None
+
+
+def family_of(framework: str) -> str:
+    """Which software it is, whatever its version and edition."""
+    text = framework.lower()
+    for pattern, name in (
+        ("vllm", "vllm"),
+        ("tensorrt|trt-?llm", "tensorrt-llm"),
+        ("sglang", "sglang"),
+        ("llama.?cpp", "llama.cpp"),
+        ("deepspeed", "deepspeed"),
+        ("gpt-?fast", "gpt-fast"),
+        ("litgpt|lit-gpt", "litgpt"),
+        ("neuron", "neuron"),
+        ("sambaflow", "sambaflow"),
+        (r"\bhf\b|hugging|transformers", "hf"),
+        ("torch", "pytorch"),
+    ):
+        if re.search(pattern, text):
+            return name
+    return text
+
+
+def weights_of(row: Row, chip: Chip) -> str:
+    """The format of the weights, a key of WEIGHT_BYTES; "full" where the row says 16 bits or nothing."""
+    text = f"{row.get('quant', '')} {row.get('precision', '')}".lower()
+    for pattern, name in (
+        (r"q8_0", "Q8_0"), (r"q6_k", "Q6_K"), (r"q5_k", "Q5_K_M"), (r"q4_0", "Q4_0"), (r"q4", "Q4_K_M"),
+        (r"q3_k", "Q3_K_M"), (r"q2_k", "Q2_K"), (r"mxfp4", "mxfp4"), (r"fp4|nf4", "fp4"),
+        (r"int4|4.?bit|w4|awq|gptq|s4\b", "int4"), (r"int8|8.?bit|w8a|s8\b", "int8"), (r"fp8|f8|float8|e4m3", "fp8"),
+        (r"bf16|bfloat16|fp16|\bf16|float16|16.?mixed|16.?true", "full"), (r"fp32|float32|32.?true|\bf32", "fp32"),
+    ):  # fmt: skip
+        if re.search(pattern, text):
+            return "int4" if text.find("nf4") >= 0 else name
+    return "full"
+
+
+def _kind(row: Row) -> Kind | None:
+    phase = row.get("phase", "").lower()
+    if "ttft" in phase:
+        return "ttft"
+    if "online" in phase or "serving" in phase:
+        return "online"
+    if "max throughput" in phase or "OUTPUT throughput" in row.get("metric_note", ""):
+        return "output"
+    if ("prefill" in phase and "decode" in phase) or "offline" in phase or "generat" in phase:
+        return "offline"
+    if "decode" in phase:
+        return "decode"
+    return "prefill" if "prefill" in phase or "forward" in phase else None
+
+
+def _layout(row: Row, devices: int, family: str) -> tuple[int, int]:
+    """How many ways each layer is split, and into how many stages the layers are."""
+    tp, pp = number(row, "tp"), number(row, "pp")
+    note = row.get("precision", "").lower()
+    if "hyb" in note and devices >= 4:
+        stages = 2
+    elif pp is not None:
+        stages = max(1, round(pp))
+    elif "pipeline" in note or "[pp]" in note or family == "llama.cpp":
+        stages = devices
+    else:
+        stages = 1
+    if tp is None or tp * stages < devices:  # experts or replicas take the other devices
+        tp = max(1, devices // stages)
+    return max(1, round(tp)), min(stages, devices)
+
+
+def _lengths(row: Row, kind: Kind) -> tuple[float, float]:
+    prompt, output = number(row, "input_len"), number(row, "output_len")
+    if output is None:
+        output = 0.0 if kind in ("prefill", "ttft") else 128.0
+    if prompt is None:
+        asks_code = "coder" in row.get("model", "").lower() and output < _LONG_ANSWER
+        typical = _CODE if asks_code else _REASONING if output > _LONG_ANSWER else _CHAT
+        prompt = typical if kind == "online" else 0.0
+    return max(0.0, prompt), max(0.0, output)
+
+
+def _cache_bytes(row: Row, weights: str, family: str) -> float:
+    """Of one cached value: what the row says; NVIDIA's FP8 and FP4 checkpoints have an FP8 cache."""
+    stated = row.get("kv_dtype", "").lower()
+    if "8" in stated:
+        return 1.0
+    if weights == "fp32":
+        return 4.0
+    return 1.0 if not stated and family == "tensorrt-llm" and weights in ("fp8", "fp4") else 2.0

@@ -1,0 +1,140 @@
+"""One estimate for each row of published inference: tokens a second, times to and between tokens, power.
+
+What applies follows from what a row measures: `phase` and `metric_note`. The main figure, which the interval is about,
+is the throughput, or the time to the first token where that is all the row asks for. Some rows' `metric_note` states
+the energy that was measured; it is never read.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.estimate.job import ServingJob
+from bench.estimate.prediction import Prediction, Term, refused
+from bench.estimate.published import Row
+from bench.estimate.serving import fitted as fits
+from bench.estimate.serving import footprint, power, stacks, store
+from bench.estimate.serving import jobs as inference_jobs
+from bench.estimate.serving import step as serving
+from bench.estimate.serving.confidence import confidence
+from bench.estimate.serving.figures import measured
+from bench.estimate.serving.jobs import Case, Stack
+
+
+def predict(rows: Sequence[Row], local: Sequence[Row]) -> list[Prediction]:
+    """A prediction for each row, in order; `local` are rows with figures, of the same machines and stacks."""
+    read = [inference_jobs.read(row) for row in rows]
+    cases = [one for one in read if isinstance(one, Case)]
+    known = [
+        (case, figures)
+        for row in local
+        if isinstance(case := inference_jobs.read(row), Case) and (figures := measured(row, case))
+    ]
+    made = iter(_predictions(cases, known, store.fitted()))
+    return [refused(one) if isinstance(one, str) else next(made) for one in read]
+
+
+def predict_job(job: ServingJob, local: Sequence[Row] = ()) -> Prediction:
+    """What serving a batch of such requests takes: rates, times to and between tokens, power of the devices.
+
+    `terms` are those of one decode step, halfway through the answer.
+    """
+    case = case_of(job)
+    if not case.job.fits:
+        return refused(f"the weights of {job.model.name} and the cache of one request do not fit into the memory")
+    known = [
+        (one, figures)
+        for row in local
+        if isinstance(one := inference_jobs.read(row), Case) and (figures := measured(row, one))
+    ]
+    (prediction,) = _predictions([case], known, store.fitted())
+    return prediction
+
+
+def case_of(job: ServingJob) -> Case:
+    """The job as if it were a row."""
+    chip = job.cluster.chip
+    framework = job.stack.framework or "vLLM"
+    weights = job.weights
+    if weights == "full" and job.precision in ("fp8", "fp4", "fp32"):
+        weights = job.precision
+    if weights not in serving.WEIGHT_BYTES:
+        weights = inference_jobs.weights_of({"quant": weights}, chip)
+    layout = job.layout
+    devices = job.cluster.num_devices
+    tp = layout.tp if layout.tp * layout.pp * layout.dp == devices else max(1, devices // (layout.pp * layout.dp))
+    family = inference_jobs.family_of(framework)
+    variant = stacks.variant_of(list(store.fitted().groups.values()), family, framework, weights, chip)
+    return Case(
+        kind="offline",
+        source="",
+        stack=Stack(framework=family, variant=variant, weights=weights, chip=chip),
+        job=serving.Serving(
+            footprint=footprint.of_model(job.model),
+            chip=chip,
+            devices=tp * layout.pp,
+            tp=tp,
+            pp=layout.pp,
+            prompt=float(job.prompt),
+            output=float(job.output),
+            batch=float(job.batch) / layout.dp,
+            weights=weights,
+            cache_bytes=job.kv_bytes,
+            score_passes=8.0 if job.stack.attention == "unfused" else 0.0,
+            half_sums=family == "llama.cpp",
+        ),
+    )
+
+
+def _predictions(
+    cases: Sequence[Case], local: Sequence[tuple[Case, Mapping[str, float]]], fitted: fits.Fitted
+) -> list[Prediction]:
+    if not cases:
+        return []
+    estimates = fits.estimate(fitted, cases, [case for case, _ in local], [figures for _, figures in local])
+    prefill = serving.prefill_s(estimates.table.ideal, estimates.rates)
+    step = serving.step_s(estimates.table.ideal, estimates.rates)
+    watts = power.of_serving(cases, estimates, fitted.carried.get("power"), fitted.scales)
+    return [_prediction(index, case, estimates, prefill, step, watts[index]) for index, case in enumerate(cases)]
+
+
+def _prediction(
+    index: int,
+    case: Case,
+    estimates: fits.Estimates,
+    prefill: Mapping[str, Any],
+    step: Mapping[str, Any],
+    watts: float | None,
+) -> Prediction:
+    ideal, values = estimates.table.ideal, estimates.values
+    rate, tpot, ttft = (float(values[name][index]) for name in ("rate", "tpot", "ttft"))
+    sequences = float(ideal.sequences[index])
+    found: dict[str, float] = {}
+    if case.kind in ("offline", "output", "online"):
+        found = {"pred_tok_s_total": rate, "pred_tok_s_decode": sequences / tpot, "pred_tpot_s": tpot}
+        if case.kind == "offline":
+            found["pred_ttft_s"] = ttft
+        else:
+            found["pred_tok_s_decode"] = rate
+    elif case.kind == "decode":
+        found = {"pred_tok_s_total": rate, "pred_tok_s_decode": rate, "pred_tpot_s": sequences / rate}
+    elif case.kind == "prefill":
+        seconds = (case.job.batch or 1.0) * case.job.prompt / rate if rate else 0.0
+        found = {"pred_tok_s_total": rate, "pred_tok_s_prefill": rate, "pred_ttft_s": seconds}
+    else:
+        found = {"pred_ttft_s": ttft, "pred_tok_s_prefill": (case.job.batch or 1.0) * case.job.prompt / ttft}
+    main = {"prefill": "pred_tok_s_prefill", "decode": "pred_tok_s_decode", "ttft": "pred_ttft_s"}.get(
+        case.kind, "pred_tok_s_total"
+    )
+    if watts is not None:
+        found["pred_power_w"] = watts
+    shown = prefill if case.kind in ("prefill", "ttft") else step
+    figure = "ttft" if case.kind == "ttft" else "rate"
+    sure = confidence(case, estimates.evidence[index], float(estimates.nearness[figure][index]))
+    return Prediction(
+        values=found,
+        main=main,
+        interval=sure.interval,
+        evidence=estimates.evidence[index],
+        basis=sure.basis,
+        terms=tuple(Term(name=name, seconds=float(seconds[index])) for name, seconds in shown.items()),
+    )

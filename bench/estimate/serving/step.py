@@ -1,0 +1,257 @@
+"""Serving: the time of prefill and of decode steps, by terms, from a footprint, a chip and a stack's rates.
+
+Every term is first an ideal: the bytes at the datasheet's bandwidth, the FLOPs at its dense peak, the messages at its
+link. `Rates` say what share of each ideal a stack reaches, and what it adds for each layer, sequence and message.
+
+    prefill of T tokens   max(FLOPs / R, weights / BW) + activations / BW + L·host + exchange
+    decode step, batch B  max((weights + B·C·cache) / BW, FLOPs / R) + L·host + B·sequence + exchange
+
+Weights are read no faster than the processors ask for them: so many bytes are under way for each SM and clock, whatever
+the memory could give (Little's law). With llama.cpp's kernels that is about 7 bytes, which an RTX 4090 never feels and
+an A100, with four times the bandwidth for each SM and clock, feels at 45 % of its own.
+
+The larger of two terms is taken softly, (a³ + b³)^(1/3): kernels of both kinds follow each other in a step, and near
+the ridge neither side is hidden whole.
+
+Fields may be numbers or numpy arrays of many jobs, so fitting and predicting run the same lines.
+"""
+
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bench.chip import Chip
+from bench.estimate.serving.footprint import Footprint
+
+# Bytes of one weight with its scales. Q4_K_M mixes 4- and 6-bit blocks: llama.cpp's files of Llama 3 8B and 70B weigh
+# 4.92 and 42.5 GB for 8.03 and 70.6 billion parameters. MXFP4: 4 bits and 8 bits for 32 of them; NVFP4 for 16.
+WEIGHT_BYTES = {
+    "fp32": 4.0, "full": 2.0, "fp8": 1.0, "int8": 1.02, "fp4": 0.5625, "mxfp4": 0.53, "int4": 0.53,
+    "Q8_0": 1.0625, "Q6_K": 0.82, "Q5_K_M": 0.71, "Q4_K_M": 0.606, "Q4_0": 0.5625, "Q3_K_M": 0.49, "Q2_K": 0.42,
+}  # fmt: skip
+# The type whose dense peak a product of these weights runs at, the first that the chip has.
+_PRODUCT = {
+    "fp32": ("fp32",),
+    "fp8": ("fp8", "bf16", "fp16"),
+    "fp4": ("fp4", "fp8", "bf16", "fp16"),
+}
+# Where a sheet of a card for graphics gives FP32 alone: its tensor cores' dense rates are these multiples of it, as in
+# all of Ampere's and Ada's professional cards.
+_TENSOR_CORES = {"fp8": 8.0, "fp4": 16.0}
+_HALVED = ("Ampere", "Ada", "Blackwell")  # whose GeForce cards sum in FP32 at half of the rate
+_FLOOR_FLOPS_PER_S = 1e11
+_MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
+_HEAD_DIM = 128.0  # of nearly all models; the number of heads is what the scores need
+_PIPELINE_GAIN = 0.75  # of what the bubble leaves; stages are unequal and hand over (llama.cpp, 2 and 4 GPUs)
+_CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.cpp's n_ubatch
+_NETWORK_LINK = 25e9  # bytes/s each way where the sheet gives no link: PCIe 4.0 x16, less its overhead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ideal:
+    """A job's terms at the datasheet's rates, each a number or an array. Seconds, but for the counts."""
+
+    prefill_flops: Any  # but those of experts
+    prefill_expert_flops: Any
+    prefill_bytes: Any  # weights, once for each batch that is prefilled
+    prefill_activations: Any
+    prefill_exchange: Any
+    decode_weights: Any  # but those of experts
+    decode_experts: Any
+    decode_reach: Any  # the same weights, experts too, at one byte a clock and SM
+    decode_cache: Any
+    decode_flops: Any
+    decode_exchange: Any
+    layers: Any
+    expert_layers: Any
+    sequences: Any  # that a decode step advances
+    messages: Any  # all-reduces and hand-overs in one forward pass
+    steps: Any  # decode steps from the first to the last token
+    waves: Any  # how often the steps are gone through, because the cache holds only so many sequences at once
+    prefill_batches: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What a stack on a device makes of the ideal: shares of it, and seconds on top."""
+
+    weights: Any  # share of bandwidth when weights are read
+    cache: Any  # share of bandwidth when the cache is read
+    compute: Any  # share of the peak in decode
+    prefill: Any  # share of the peak in prefill
+    reach: Any  # bytes of weights a clock and SM
+    experts: Any  # what experts reach, as a share of what dense weights do
+    link: Any  # share of the link's rate
+    host_s: Any  # for each layer and forward pass
+    expert_s: Any  # for each layer with experts besides: routing, sorting, grouped products
+    sequence_s: Any  # for each sequence and step: sampling, scheduling, detokenizing
+    message_s: Any  # for each message between devices
+
+
+NAMES = tuple(one.name for one in fields(Rates))
+
+
+def prefill_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
+    """Terms of the prefill of the whole batch."""
+    flops = ideal.prefill_flops + ideal.prefill_expert_flops / rates.experts
+    products = _larger(flops / rates.prefill, ideal.prefill_bytes / rates.weights)
+    return {
+        "prefill": products,
+        "prefill memory": ideal.prefill_activations / rates.weights,
+        "launch": ideal.prefill_batches * (ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s),
+        "communication": ideal.prefill_exchange / rates.link + ideal.prefill_batches * ideal.messages * rates.message_s,
+    }
+
+
+def step_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
+    """Terms of one decode step, halfway through the answer. They add up to it."""
+    weights = _larger(
+        (ideal.decode_weights + ideal.decode_experts / rates.experts) / rates.weights, ideal.decode_reach / rates.reach
+    )
+    read = weights + ideal.decode_cache / rates.cache
+    kernels = _larger(read, ideal.decode_flops / rates.compute)
+    weights = weights / read
+    return {
+        "weights": kernels * weights,
+        "cache": kernels * (1.0 - weights),
+        "launch": ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s,
+        "scheduling": ideal.sequences * rates.sequence_s,
+        "communication": ideal.decode_exchange / rates.link + ideal.messages * rates.message_s,
+    }
+
+
+def total(terms: dict[str, Any]) -> Any:
+    """The sum of all terms."""
+    return sum(terms.values())
+
+
+def _larger(one: Any, other: Any) -> Any:
+    return (one * one * one + other * other * other) ** (1.0 / 3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """A job in the sizes that its time depends on."""
+
+    footprint: Footprint
+    chip: Chip
+    devices: int = 1
+    tp: int = 1  # ways that weights and work are split; experts spread over devices count here
+    pp: int = 1
+    prompt: float
+    output: float
+    batch: float | None  # sequences at once; None: as many as the memory holds
+    weights: str = "full"  # a key of WEIGHT_BYTES
+    cache_bytes: float = 2.0
+    score_passes: float = 0.0  # how often unfused attention writes or reads all pairs' scores; 0: it keeps them on chip
+    half_sums: bool = False  # products are summed in 16 bits or as integers, which cards for games do at full rate
+    every_logit: bool = False  # one forward pass that gives the logits of all tokens, not of the last
+    continuous: bool = True  # a sequence that ends makes room for the next; else a batch ends as one
+    most_sequences: int = 2048
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of all weights."""
+        return self.footprint.parameters * WEIGHT_BYTES[self.weights]
+
+    @property
+    def room(self) -> float:
+        """Sequences whose caches fit beside the weights at their mean length; at least half a one."""
+        free = self.devices * self.chip.memory_bytes * _MEMORY_SHARE - self.weight_bytes
+        length = self.prompt + self.output * (0.5 if self.continuous else 1.0)
+        return max(0.5, free / max(1.0, self.cache_bytes * self.footprint.cached(length)))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the weights and one sequence fit."""
+        return self.room >= 1.0
+
+
+def peak_flops_per_s(chip: Chip, weights: str, half_sums: bool = False) -> float:
+    """The dense peak of the type that products with such weights run in."""
+    if half_sums and chip.vendor == "NVIDIA" and chip.generation in _HALVED:
+        return max(peak_flops_per_s(chip, weights), 4.0 * chip.flops_per_s.get("fp32", 0.0))
+    for dtype in _PRODUCT.get(weights, ("bf16", "fp16", "fp32")):
+        if (rate := chip.flops_per_s.get(dtype)) is not None:
+            return rate
+    known = max([_FLOOR_FLOPS_PER_S, *(rate for key, rate in chip.flops_per_s.items() if key != "fp64")])
+    return known * (_TENSOR_CORES.get(weights, 4.0) if chip.vendor == "NVIDIA" and weights != "fp32" else 1.0)
+
+
+def sm_clocks_per_s(chip: Chip) -> float | None:
+    """Clocks a second of all SMs (compute units, cores) together, from the FP32 rate; None where no sheet gives it."""
+    rate = chip.flops_per_s.get("fp32")
+    if rate is None:
+        return None
+    lanes = 64.0 if re.search(r"G[AVP]100$|TU\d+$", chip.architecture) else 128.0
+    return rate / (2.0 * lanes)
+
+
+def ideal(job: Serving) -> Ideal:
+    """The job's terms at the datasheet's rates."""
+    model, chip = job.footprint, job.chip
+    bandwidth = chip.memory_bytes_per_s * job.tp
+    wanted = float(job.most_sequences) if job.batch is None else job.batch
+    waves = max(1.0, wanted / job.room)
+    if job.batch is None:
+        wanted, waves = min(wanted, max(1.0, job.room)), 1.0
+    elif not job.continuous:
+        waves = float(math.ceil(wanted / max(1.0, job.room) - 1e-6))
+    batch = max(1.0, wanted / waves)
+    flops_per_s = peak_flops_per_s(chip, job.weights, job.half_sums) * job.tp
+    prompt_tokens = wanted * job.prompt
+    # Of a pipeline's stages those are busy at a time that have a part of the batch, or a chunk of the prompt.
+    stages = min(float(job.pp), batch)
+    chunks = max(batch, prompt_tokens / _CHUNK)
+    prefill_stages = 1.0 + _PIPELINE_GAIN * (job.pp * chunks / (chunks + job.pp - 1.0) - 1.0)
+    context = job.prompt + job.output / 2
+    logits = prompt_tokens if job.every_logit else wanted
+    element = 4.0 if job.weights == "fp32" else 2.0
+    size = WEIGHT_BYTES[job.weights]
+    exchanged = 2.0 * (job.tp - 1) / job.tp * 2 * model.layers * model.hidden * element
+    read = model.parameters_read(batch / stages)
+    asked = sm_clocks_per_s(chip)
+    link = chip.link_bytes_per_s or _NETWORK_LINK
+    scores = job.score_passes * job.prompt**2 * wanted * model.query_values / _HEAD_DIM * element
+    return Ideal(
+        prefill_flops=(
+            2.0 * (prompt_tokens * (model.dense_parameters - model.head_parameters) + logits * model.head_parameters)
+            + 2.0 * prompt_tokens * job.prompt * model.query_values
+        )
+        / (flops_per_s * prefill_stages),
+        prefill_expert_flops=2.0
+        * prompt_tokens
+        * model.experts_per_token
+        * model.expert_parameters
+        / (flops_per_s * prefill_stages),
+        prefill_bytes=size * model.parameters_read(prompt_tokens) / bandwidth,
+        prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores) / bandwidth,
+        prefill_exchange=exchanged * prompt_tokens / link,
+        decode_weights=size * model.dense_parameters / bandwidth,
+        decode_experts=size * (read - model.dense_parameters) / bandwidth,
+        decode_reach=0.0 if asked is None else size * read / (asked * job.tp),
+        decode_cache=batch * job.cache_bytes * model.cached(context) / (bandwidth * stages),
+        decode_flops=batch
+        * (2.0 * model.active_parameters + 4.0 * model.query_values * context)
+        / (flops_per_s * stages),
+        decode_exchange=exchanged * batch / link,
+        layers=model.layers,
+        expert_layers=model.layers if model.experts else 0.0,
+        sequences=batch,
+        messages=2.0 * model.layers * (job.tp > 1) + (job.pp - 1),
+        steps=max(0.0, job.output - 1),
+        waves=waves,
+        prefill_batches=waves,
+    )
+
+
+def latency_s(ideal: Ideal, rates: Rates) -> Any:
+    """From the whole batch given to the last token of all."""
+    return total(prefill_s(ideal, rates)) + ideal.waves * ideal.steps * total(step_s(ideal, rates))
+
+
+def pace_s(ideal: Ideal, rates: Rates, prompt: Any) -> Any:
+    """Mean seconds of one step when sequences that end are replaced at once: the step, and its share of prefills."""
+    each = total(prefill_s(ideal, rates)) / (ideal.steps + 1.0)
+    return total(step_s(ideal, rates)) + each
