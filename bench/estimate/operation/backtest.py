@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.estimate.interval import pooled_quantile
 from bench.estimate.operation.curves import Gemm, Pass
 from bench.estimate.operation.curves.collective import traffic
 from bench.estimate.operation.curves.goodness import quantile, relative
@@ -171,19 +172,9 @@ def quantiles_of(outcomes: Iterable[Outcome]) -> dict[str, tuple[float, float | 
     found: dict[str, tuple[float, float | None]] = {}
     for level, machines in sorted(scores.items()):
         parts = list(machines.values())
-        wide = round(_balanced_quantile(parts, 0.9), 3) if len(parts) >= FEWEST_FOR_90 else None
-        found[level] = (round(_balanced_quantile(parts, 0.8), 3), wide)
+        wide = round(pooled_quantile(parts, 0.9), 3) if len(parts) >= FEWEST_FOR_90 else None
+        found[level] = (round(pooled_quantile(parts, 0.8), 3), wide)
     return found
-
-
-def _balanced_quantile(parts: Sequence[Sequence[float]], level: float) -> float:
-    weighed = sorted((value, 1.0 / len(part) / len(parts)) for part in parts for value in part)
-    total = 0.0
-    for value, weight in weighed:
-        total += weight
-        if total >= level:
-            return value
-    return weighed[-1][0]
 
 
 def random_folds(rows: Sequence[Row]) -> list[Fold]:
