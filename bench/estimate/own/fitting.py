@@ -81,7 +81,7 @@ def laws(seen: Observations) -> tuple[Laws, list[TermFit]]:
     fits: list[TermFit] = []
     copy, read = _bandwidth(seen, fits)
     products = {}
-    for dtype in sorted({one.dtype for one in seen.of("matmul")}):
+    for dtype in sorted({one.dtype for one in seen.of("matmul") if one.params.get("duty", "sustained") == "sustained"}):
         if dtype in WIDTH:
             products[dtype] = _product_law(seen, dtype, read, fits)
     if not products:
@@ -127,7 +127,11 @@ def most_likely(errors: "Callable[[Array], Array]", priors: Sequence[Prior]) -> 
 
 
 def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit]) -> ProductLaw:
-    rows = [one for one in seen.of("matmul", "grouped_matmul") if one.dtype == dtype]
+    rows = [
+        one
+        for one in seen.of("matmul", "grouped_matmul")
+        if one.dtype == dtype and one.params.get("duty", "sustained") == "sustained"
+    ]
     fastest = max(one.cost.gemm_flops / one.step_s for one in rows)
     kind = _KINDS[seen.machine.is_cpu]
     priors = [
@@ -198,6 +202,8 @@ def _bandwidth(seen: Observations, fits: list[TermFit]) -> tuple[Table, float]:
 
 _TRAFFIC = ("memory_copy", "memory_read", "memory_write", "memory_triad")
 _PASSES = ("rms_norm", "layer_norm", "rope", "swiglu", "softmax", "cross_entropy", "embedding")
+# Bytes that a forward and a backward pass move, over those of the forward pass, as the workloads count them.
+_BOTH_PASSES = {"rms_norm": 5 / 2, "layer_norm": 5 / 2, "rope": 2.0, "swiglu": 8 / 3, "softmax": 5 / 2}
 
 
 def _passes(seen: Observations, fits: list[TermFit]) -> dict[str, Table]:
@@ -211,8 +217,8 @@ def _passes(seen: Observations, fits: list[TermFit]) -> dict[str, Table]:
             continue
         found[name] = table
         fits.append(_rate_fit(name.replace("_", " "), plain, "B/s", lambda one: one.cost.bytes / one.step_s))
-        both = [one for one in rows if one not in plain]
-        share = 2.0 if name == "rope" else 2.5  # of a forward pass's bytes, what both passes move
+        both = [one for one in rows if one not in plain and name in _BOTH_PASSES]
+        share = _BOTH_PASSES.get(name, 1.0)
         points = []
         for one in both:
             forward_bytes = one.cost.bytes / share

@@ -18,6 +18,7 @@ from bench.estimate.own.step import StepShape
 POOL_BYTES = 64 << 20
 # Weights of one shape are tried in both orders on a CPU, so many bytes of them at a time (workloads/models/layout.py).
 _TRIED_BYTES = 256 << 20
+_CODING_BYTES = 30  # of one weight, on its way into four bits: copies in float32, and indices of eight bytes
 _NF4_BYTES = 0.5 + 4 / 64  # half a byte, and a float32 scale for 64 (workloads/models/adapters.py)
 
 
@@ -74,7 +75,12 @@ def _training(step: StepShape) -> Footprint:
     # The embedding's gradient comes last. Tied, it is added to the head's into a third tensor as large.
     twice = head_gradient * (2 if model.tie_word_embeddings else 1 if before else 0)
     end = {"gradients": gradients + twice}
-    return Footprint.largest(*(standing | moment for moment in (loss, top, last, end)))
+    moments = [standing | moment for moment in (loss, top, last, end)]
+    if step.method == "qlora":  # weights are there in full before one after the other is put into four bits
+        coding = float(_CODING_BYTES * model.hidden_size * model.intermediate_size)
+        whole = float(step.width * model.total_parameters)
+        moments.append({"inputs": float(POOL_BYTES), "weights": whole, "building": coding})
+    return Footprint.largest(*moments)
 
 
 def _inference(step: StepShape, on_cpu: bool) -> Footprint:
