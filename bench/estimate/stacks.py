@@ -113,7 +113,7 @@ def expected(groups: Sequence[Group], stack: Stack) -> tuple[list[float], list[f
 
 
 def _middle(told: Sequence[tuple[float, float]]) -> float:
-    """Of weights and values: the mean of few, and the more they are, the more their median: some machines are broken."""
+    """Of weights and values: the mean of few, the median of many, because some machines are broken."""
     total = sum(share for share, _ in told)
     mean = sum(share * value for share, value in told) / total
     reached, median = 0.0, mean
