@@ -252,9 +252,8 @@ def test_the_back_test_has_a_line_for_each_source_and_one_for_their_median():
 
 
 def test_the_stored_fit_is_read_as_it_was_written():
-    cases, measured = planted(("H100-SXM",))
-    learned = fits.fit(cases, measured)
-    assert store.text(learned, {"rows": 16}) == store.text(learned, {"rows": 16})
+    extra = {name: store.content()[name] for name in ("rows", "sources", "summary", "backtest", "scores")}
+    assert store.text(store.fitted(), extra) == store.FILE.read_text(encoding="utf-8")
     assert set(store.fitted().carried) == {"rate", "tpot", "ttft", "power"}
 
 

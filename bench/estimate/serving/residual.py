@@ -28,7 +28,6 @@ class Points:
 
     variant: Any
     stack: Any
-    device: Any
     model: Any
     devices: Any
     work: Any  # (rows, 3)
@@ -52,7 +51,6 @@ def points(cases: Sequence[jobs.Case]) -> Points:
     return Points(
         variant=np.array([f"{case.stack.variant}|{case.stack.weights}|{case.kind}" for case in cases], object),
         stack=np.array([f"{case.stack.key}|{case.kind}" for case in cases], object),
-        device=np.array([case.stack.chip.name for case in cases], object),
         model=np.array([case.job.footprint.name for case in cases], object),
         devices=np.array([f"{case.job.tp}x{case.job.pp}" for case in cases], object),
         work=np.stack(

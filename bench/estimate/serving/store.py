@@ -13,7 +13,7 @@ from bench.estimate.serving.stacks import Group
 
 FILE = Path(__file__).parent.parent / "coefficients" / "inference.json"
 
-_NAMES = ("variant", "stack", "device", "model", "devices")
+_NAMES = ("variant", "stack", "model", "devices")
 
 
 def text(fitted: Fitted, extra: Mapping[str, Any]) -> str:
@@ -49,7 +49,7 @@ def fitted() -> Fitted:
         columns = np.array(rows, float)
         codes = {name: names[name][columns[:, index].astype(int)] for index, name in enumerate(_NAMES)}
         carried[figure] = Carried(
-            rows=Points(**codes, work=columns[:, 5:8], shape=columns[:, 8:11]), weights=columns[:, 11]
+            rows=Points(**codes, work=columns[:, 4:7], shape=columns[:, 7:10]), weights=columns[:, 10]
         )
     return Fitted(groups={one.key: one for one in groups}, carried=carried, scales=Scales(**stored["scales"]))
 
