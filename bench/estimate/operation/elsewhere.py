@@ -2,7 +2,7 @@
 
 - Others measured the same chip: the geometric mean of their curves, L1.
 - Else the fractions of the datasheet that relatives reach, of which those of the same generation weigh 4, of the same
-  vendor 2, any others 1: L2 with a relative of the same generation, L3 without.
+  vendor 2, any others 1, and all less by the ratio of power limits: L2 with one of the same generation, else L3.
 
 Fractions carry over because kernels are written for what a sheet says: so many units, so many bytes a second. What does
 not carry over is what a launch takes and how a source's clock counts it, so sigma grows with the share of fixed time.
@@ -105,7 +105,7 @@ def _by_fractions(task: Task, related: list[tuple[Profile, float]]) -> Answer | 
         sigma=_sigma(level, fixed / seconds),
         evidence=level,
         basis=f"no {task.chip.name} among the rows of this kind: its datasheet, times what "
-        f"{_chips([profile for profile, weight in related if weight == best])} reached of theirs",
+        f"{_chips([profile for profile, weight in related if weight >= best / 2])} reached of theirs",
     )
 
 
@@ -287,9 +287,15 @@ def _related(task: Task, profiles: Sequence[Profile]) -> list[tuple[Profile, flo
 
 
 def _weight(profile: Profile, task: Task) -> float:
-    """How much a relative counts. One source times all its chips alike: what a launch costs is its own."""
+    """How much a relative counts.
+
+    One source times all its chips alike, so that what a launch costs is its own. And cards of 75 W do not hold the
+    clocks that their sheets compute with, so relatives count less by the ratio of the power limits.
+    """
     near = 4.0 if _generation(profile.chip, task.chip) else 2.0 if profile.chip.vendor == task.chip.vendor else 1.0
-    return near * (4.0 if profile.source == task.source else 1.0)
+    theirs, ours = profile.chip.power_w, task.chip.power_w
+    alike = min(theirs, ours) / max(theirs, ours) if theirs and ours else 1.0
+    return near * alike * (4.0 if profile.source == task.source else 1.0)
 
 
 def _same_chip(one: Chip, other: Chip) -> bool:
