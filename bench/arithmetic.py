@@ -7,6 +7,7 @@ qk_rope_head_dim, h_n qk_nope_head_dim, r kv_lora_rank, r_q q_lora_rank.
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench.errors import UserError
 from bench.shape import Shape
@@ -124,7 +125,7 @@ class Model(Shape):
         matrix = 0 if self.tie_word_embeddings else self.head_matmul_parameters
         return matrix + (self.vocab_size if self.head_bias else 0)
 
-    @property
+    @cached_property  # a search over layouts asks thousands of times
     def total_parameters(self) -> int:
         """Every parameter once: what a checkpoint holds and an optimizer keeps state for."""
         return (

@@ -48,6 +48,7 @@ def _memory(job):
 MEANS = Means(
     step_of=_step,
     seconds_of=lambda job: _step(job).values["pred_step_time_s"],
+    bytes_of=lambda job: _memory(job).bytes,
     memory_of=_memory,
     power_of=lambda job, step: Power(watts=800.0, interval=None, basis="planted"),
 )

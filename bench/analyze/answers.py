@@ -144,7 +144,7 @@ def _amount(document: Document, name: str, said: Any, reason_of: str = "") -> st
 
 
 def _spread(one: Document, said: Any) -> str:
-    text = f"{said(one['value']):<16} {_between(one['lo80'], one['hi80'], said)} (80 %)"
+    text = f"{said(one['value']):<18} {_between(one['lo80'], one['hi80'], said)} (80 %)"
     if one["lo90"] is not None:
         text += f", {_between(one['lo90'], one['hi90'], said)} (90 %)"
     return text

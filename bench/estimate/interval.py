@@ -42,6 +42,14 @@ def interval(residuals: Iterable[Residual], sigma: float) -> Interval | None:
     return Interval(factor80=narrow, factor90=wide if len(groups) >= FEWEST_SOURCES_FOR_90 else None)
 
 
+def wider(one: Interval | None, other: Interval | None) -> Interval | None:
+    """The wider of two, at each level; what only one of them says is taken from that one."""
+    if one is None or other is None:
+        return one or other
+    wide = [bound for bound in (one.factor90, other.factor90) if bound is not None]
+    return Interval(factor80=max(one.factor80, other.factor80), factor90=max(wide, default=None))
+
+
 def of_known_sources(residuals: Iterable[Residual], sigma: float) -> Interval | None:
     """For a prediction that belongs to one of these sources: the widest of their own quantiles.
 

@@ -12,10 +12,10 @@ from bench.arithmetic import Model
 from bench.estimate.job import Layout, Recompute, ServingJob, TrainingJob
 from bench.estimate.own.operations import adapter_parameters
 from bench.estimate.own.step_memory import Footprint, widest
+from bench.estimate.serving.step import WEIGHT_BYTES
 
 # Bytes that a value takes, by the precision in which products are done.
 _WIDTH = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2, "fp4": 2}
-_QUANTISED_BYTES = {"full": None, "int8": 1.0, "int4": 0.5 + 4 / 32}
 _NF4_BYTES = 0.5 + 4 / 64  # half a byte and a float32 scale for each 64 (workloads/models/adapters.py)
 
 # What a process takes before its first tensor: context and libraries' workspaces. NVIDIA's context is 0.3 to 0.6 GB,
@@ -67,7 +67,7 @@ def serving(job: ServingJob) -> Footprint:
     """Weights, the cache of all requests at their end, and the activations of one layer while prompts are read."""
     model, width, shards = job.model, _WIDTH[job.precision], job.layout.tp * job.layout.pp
     wide = model.embedding_parameters  # never quantised, and with it a head that is the same table
-    narrow = (model.total_parameters - wide) * (_QUANTISED_BYTES.get(job.weights) or width)
+    narrow = (model.total_parameters - wide) * (width if job.weights == "full" else WEIGHT_BYTES[job.weights])
     cache = job.batch * model.kv_cache_bytes(1, job.prompt + job.output) * job.kv_bytes
     kv_shards = min(job.layout.tp, model.num_key_value_heads if model.kv_lora_rank is None else 1) * job.layout.pp
     transient = job.batch * job.prompt * width * (3 * model.hidden_size + 3 * widest(model)) / job.layout.tp
@@ -79,6 +79,11 @@ def serving(job: ServingJob) -> Footprint:
             "logits": job.batch * model.vocab_size * 4.0 / job.layout.tp,
         }
     )
+
+
+def needed_bytes(job: TrainingJob | ServingJob) -> float:
+    """What the fullest device needs, with allocator and context: the quick question of a search over layouts."""
+    return _fit(job, _FRAGMENTATION, _SPREAD).needed_bytes
 
 
 def fits(job: TrainingJob | ServingJob, *, overhead: float = _FRAGMENTATION, spread: float = _SPREAD) -> Fit:

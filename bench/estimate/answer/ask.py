@@ -16,6 +16,7 @@ from bench.estimate.answer import training as answer
 from bench.estimate.answer.assumptions import Assumptions
 from bench.estimate.answer.layouts import Candidate, Fixed
 from bench.estimate.job import Cluster, Layout, Method, Precision, ServingJob, Stack, TrainingJob
+from bench.estimate.serving.step import WEIGHT_BYTES
 from bench.record import ResultFile
 
 Document = dict[str, Any]
@@ -76,6 +77,8 @@ def serving(
     for name, value in (("--batch", batch), ("--input", prompt), ("--output", output), ("--users", users or 1)):
         if value < 1:
             raise UserError(f"{name} must be 1 or more")
+    if weights not in WEIGHT_BYTES:
+        raise UserError(f"no weights are stored as '{weights:.40}': there are {', '.join(WEIGHT_BYTES)}")
     model, cluster = model_of(model_name), cluster_of(where)
     width = tp or cluster.num_devices
     if model.num_attention_heads % width:

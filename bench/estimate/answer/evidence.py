@@ -37,6 +37,7 @@ def training_means(cluster: Cluster, own: Sequence[ResultFile]) -> Means:
     return Means(
         step_of=partial(_step, made),
         seconds_of=_seconds if made is None else partial(_own_seconds, made),
+        bytes_of=memory.needed_bytes,
         memory_of=_memory,
         power_of=partial(_training_power, made),
     )

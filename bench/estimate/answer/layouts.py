@@ -113,7 +113,8 @@ class Ways(Protocol):
     def seconds_of(self) -> SecondsOf:
         """A step by physics alone."""
 
-    def bytes_of(self, job: TrainingJob) -> float:
+    @property
+    def bytes_of(self) -> BytesOf:
         """Peak memory of the fullest device."""
 
 

@@ -196,12 +196,13 @@ def cheapest(
         other = replace(job, cluster=cluster)
         candidate, _ = layouts.fastest(other, Fixed(), means)
         if candidate is not None:
-            found = answer.training(tokens, candidate, means, assumptions)
+            hours = 24 * cluster.num_devices * answer.run_days(tokens, candidate, assumptions)
+            power, price = means.power_of(candidate.job, candidate.prediction), assumptions.price_per_hour
             rows.append(
                 {
-                    "device": chip.name, "num_devices": cluster.num_devices, "days": found.days.value,
-                    "energy_kwh": found.energy_kwh.value if found.energy_kwh else None,
-                    "money": found.money.value if found.money else None,
+                    "device": chip.name, "num_devices": cluster.num_devices, "days": hours / 24 / cluster.num_devices,
+                    "energy_kwh": power.watts / 1e3 * hours * assumptions.pue.middle if power else None,
+                    "money": price.middle * hours if price else None,
                     "evidence": candidate.prediction.evidence,
                 }
             )  # fmt: skip

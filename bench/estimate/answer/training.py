@@ -45,12 +45,9 @@ class Means:
     seconds_of: Callable[
         [TrainingJob], float | None
     ]  # the step by physics alone: quick, and good enough to rank layouts
-    memory_of: Callable[[TrainingJob], Memory]
+    bytes_of: Callable[[TrainingJob], float]  # peak memory of the fullest device
+    memory_of: Callable[[TrainingJob], Memory]  # the same by parts, and whether it fits
     power_of: Callable[[TrainingJob, Prediction], Power | None]
-
-    def bytes_of(self, job: TrainingJob) -> float:
-        """Peak memory of the fullest device."""
-        return self.memory_of(job).bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +73,8 @@ def training(tokens: int, chosen: Candidate, means: Means, assumptions: Assumpti
     """The whole run of `tokens` with the layout that was chosen."""
     job, prediction = chosen.job, chosen.prediction
     devices = job.cluster.num_devices
-    step_tokens = job.global_batch * job.seq
-    tokens_per_s = step_tokens / chosen.step_s
-    days = tokens / tokens_per_s / assumptions.goodput.middle / SECONDS_PER_DAY
+    tokens_per_s = job.global_batch * job.seq / chosen.step_s
+    days = run_days(tokens, chosen, assumptions)
     model = {"model": prediction.interval}
     lost = {"goodput": (assumptions.goodput, -1.0)}
     power = means.power_of(job, prediction)
@@ -114,6 +110,12 @@ def training(tokens: int, chosen: Candidate, means: Means, assumptions: Assumpti
         power=power,
         reasons=reasons,
     )
+
+
+def run_days(tokens: float, chosen: Candidate, assumptions: Assumptions) -> float:
+    """How long a run of so many tokens lasts, lost time included."""
+    tokens_per_s = chosen.job.global_batch * chosen.job.seq / chosen.step_s
+    return tokens / tokens_per_s / assumptions.goodput.middle / SECONDS_PER_DAY
 
 
 def utilization(job: TrainingJob, step_s: float) -> float | None:

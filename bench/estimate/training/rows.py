@@ -58,8 +58,16 @@ class Estimator:
 
     @cached_property
     def units(self) -> dict[str, Interval | None]:
-        """Of each class the interval at a sigma of 1; at another it is this to the power of sigma."""
-        return {name: interval.interval(scores, 1.0) for name, scores in self.scores.items()}
+        """Of each class the interval at a sigma of 1; at another it is this to the power of sigma.
+
+        Weaker evidence never gives a narrower one: a device that was left out of a source had its siblings there.
+        """
+        found: dict[str, Interval | None] = {}
+        widest: Interval | None = None
+        for name in sorted(self.scores):
+            widest = interval.wider(widest, interval.interval(self.scores[name], 1.0))
+            found[name] = widest
+        return found
 
     @cached_property
     def machine_units(self) -> dict[str, Interval | None]:
