@@ -101,7 +101,7 @@ def test_the_interval_of_the_score_holds_the_truth(run: Any) -> None:
 
 def test_identical_pairs_have_an_interval_of_no_width() -> None:
     class Row:
-        ratio, before_s, after_s, error = 1.0, 1.0, 1.0, Error(own=0.0, assumed=0.0, df=3.0)
+        ratio, before_s, after_s, error = 1.0, 1.0, 1.0, Error(own=0.0, common=0.0, df=3.0)
 
     found = score([Row(), Row()], 2)
     assert found is not None and found.interval95 == (1.0, 1.0)

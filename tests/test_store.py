@@ -109,7 +109,7 @@ def test_every_column_of_a_brief_row_is_stored(build: Any) -> None:
         "flags!=power_limited", "flags~limited", "power_limit_w=700", "power_limit_w!=700", "step_s!=0.5", "rounds=1",
         "date>=2026-05", "date<2026-05", "step_s=None", "step_s!=None", "workload<rms_norm", "case~nothing", "rate~e",
         "version=1,method>0,threads!=3", "session=0000000000000003", "energy_method=None", "power_limit_share<0.9",
-        "peak_memory_bytes=None",
+        "peak_memory_bytes=None", "workload=nothing,m=64",
     ],
 )  # fmt: skip
 def test_conditions_mean_the_same_as_on_rows(wanted: str, read_once: tuple[Stored, source.Files]) -> None:

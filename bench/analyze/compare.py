@@ -119,7 +119,7 @@ def _compared(before: Side, after: Side, threshold: float, *, across: bool) -> C
     if reason := incomparable(before, after, across=across):
         return refused(reason)
     interleaved = _interleaved(before.records, after.records)
-    ratio, assumed = _ratio(before, after, interleaved)
+    ratio, common = _ratio(before, after, interleaved)
     found, reason = stats.verdict(ratio, threshold), ""
     if doubt := found in {"faster", "slower"} and _doubt(before, after, math.log(ratio.ratio)):
         found, reason = "inconclusive", doubt
@@ -138,7 +138,7 @@ def _compared(before: Side, after: Side, threshold: float, *, across: bool) -> C
         p_value=ratio.p_value,
         interleaved=interleaved,
         machines=(len(before.machines), len(after.machines)),
-        error=Error(own=max(0.0, ratio.standard_error_log**2 - assumed), assumed=assumed, df=ratio.df),
+        error=Error(own=max(0.0, ratio.standard_error_log**2 - common), common=common, df=ratio.df),
     )
 
 
@@ -190,29 +190,30 @@ def _interleaved(before: list[Record], after: list[Record]) -> bool:
 
 
 def _ratio(before: Side, after: Side, interleaved: bool) -> tuple[stats.Ratio, float]:
-    """The ratio of times, and how much of its variance was assumed and not seen.
+    """The ratio of times, and how much of its variance other cases of these sides may share.
 
     Between machines the machine is what is repeated: many rounds of one board say nothing of the next.
     """
     machines = before.machines, after.machines
     several = max(map(len, machines)) > 1
+    common = 0.0
     if several and machines[0].keys() == machines[1].keys():
-        ratio, assumed = stats.paired_ratio(*(list(one.values()) for one in machines)), 0.0
+        ratio = stats.paired_ratio(*(list(one.values()) for one in machines))
     elif several:
         assumed = MACHINE_SD**2 * sum(len(one) == 1 for one in machines)
         ratio = stats.welch_ratio(
             *(list(one.values()) for one in machines), extra_variance=assumed, extra_df=SITTING_DF
         )
     elif interleaved:
-        ratio, assumed = stats.paired_ratio(before.launches_s, after.launches_s), 0.0
+        ratio = stats.paired_ratio(before.launches_s, after.launches_s)
     else:
         sitting_sd = SITTING_SD.get(before.vendor, SITTING_SD_ELSEWHERE)
         # One round alone shows no spread of its own: it brings the assumed one.
         alone = sum(len(side.launches_s) == 1 for side in (before, after))
-        assumed = 2 * sitting_sd**2 + alone * LAUNCH_SD**2
-        ratio = stats.welch_ratio(before.launches_s, after.launches_s, extra_variance=assumed, extra_df=SITTING_DF)
+        common = 2 * sitting_sd**2 + alone * LAUNCH_SD**2
+        ratio = stats.welch_ratio(before.launches_s, after.launches_s, extra_variance=common, extra_df=SITTING_DF)
     assert ratio is not None
-    return ratio, assumed
+    return ratio, ratio.standard_error_log**2 if several else common
 
 
 def _typical(side: Side) -> float:

@@ -14,15 +14,18 @@ from bench import stats
 
 # With fewer of all cases on both sides, the mean would speak of what is left.
 LEAST_SHARE = 0.8
-ASSUMED_DF = 30  # of the variance that was assumed, as where it is
+ASSUMED_DF = 30  # of the drift that is assumed, as where it is
 
 
 @dataclass(frozen=True, kw_only=True)
 class Error:
-    """Variance of the logarithm of one ratio: what rounds or machines showed, and what was assumed beyond."""
+    """Variance of the logarithm of one ratio: of its own rounds, and what other cases may share with it.
+
+    A sitting's drift may be common to all cases, and how machines differ mostly is: that does not average out.
+    """
 
     own: float
-    assumed: float
+    common: float
     df: float  # of both together
 
 
@@ -61,11 +64,11 @@ def score(rows: Sequence[Row], of_cases: int) -> Score | None:
         reason = f"only {len(found)} of {of_cases} cases can be compared"
         return Score(cases=len(found), of_cases=of_cases, reason=reason)
     ratio = stats.geometric_mean([value for value, _ in found])
-    # Drift of a sitting may be common to all cases: it does not average out.
-    assumed = max(error.assumed for _, error in found)
+    widest = max((error for _, error in found), key=lambda error: error.common)
+    common_df = widest.df if widest.own == 0 else ASSUMED_DF
     owns = [(error.own / len(found) ** 2, error.df) for _, error in found]
-    variance = assumed + math.fsum(own for own, _ in owns)
-    inverse_df = math.fsum((own / variance) ** 2 / df for own, df in [*owns, (assumed, ASSUMED_DF)] if own > 0)
+    variance = widest.common + math.fsum(own for own, _ in owns)
+    inverse_df = math.fsum((own / variance) ** 2 / df for own, df in [*owns, (widest.common, common_df)] if own > 0)
     reach = math.sqrt(variance) * stats.student_t_quantile(0.975, 1 / inverse_df if inverse_df else math.inf)
     return Score(
         cases=len(found),

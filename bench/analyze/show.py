@@ -196,7 +196,8 @@ def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
     lines += [f"only before: {plain(case)}" for case in document["only_before"]]
     lines += [f"only after: {plain(case)}" for case in document["only_after"]]
     lines += [f"also differs: {plain(difference)}" for difference in document["differences"]]
-    if any(row["verdict"] != "not comparable" and not row["interleaved"] for row in rows):
+    one_machine = [row for row in rows if row["verdict"] != "not comparable" and max(row["machines"]) == 1]
+    if any(not row["interleaved"] for row in one_machine):
         lines.append(
             "the sides did not take turns: intervals include the machine's drift between sittings; "
             "run them alternately, several times each, to see smaller differences"

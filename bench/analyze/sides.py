@@ -124,7 +124,10 @@ def differences(before: list[Session], after: list[Session]) -> list[str]:
                 values |= {f"board {number}": device.uuid_hash or "unknown"}
             for name, value in values.items():
                 found.setdefault(name, set()).add(value)
-        return {name: ", ".join(sorted(values)) for name, values in found.items()}
+        return {
+            name: ", ".join(sorted(values)) if len(values) <= 3 else f"{len(values)} different ones"
+            for name, values in found.items()
+        }
 
     one, other = facts(before), facts(after)
     return [

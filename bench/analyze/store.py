@@ -107,17 +107,25 @@ class Store:
         arrow = columns.library()
         asked = [one.field if one.field in columns.NAMES else "params" for one in conditions]
         wanted = list(dict.fromkeys([*names, *asked, columns.FILE]))
-        # Whether a parameter is known at all is asked of all rows.
-        pushed = conditions if "params" not in asked else []
         with self._locked(shared=True), self._opened() as manifest:
             written = manifest.parts()
             tables = [
-                self._part(part, wanted, pushed, live, written[part][0]) for part, live in manifest.live().items()
+                self._part(part, wanted, conditions, live, written[part][0]) for part, live in manifest.live().items()
             ]
         whole = arrow.concat_tables([columns.schema().empty_table().select(wanted), *tables])
-        for condition in conditions:
-            whole = whole.filter(columns.mask(whole, condition))
+        for condition in sorted(conditions, key=lambda one: one.field not in columns.NAMES):
+            whole = self._selected(whole, condition)
         return whole.select(list(names))
+
+    def _selected(self, whole: Any, condition: Condition) -> Any:
+        try:
+            return whole.filter(columns.mask(whole, condition))
+        except UserError:
+            if condition.field in columns.NAMES:
+                raise
+            # No row that is left has this parameter. Raises again unless others have it.
+            columns.mask(self.read(("params",)), condition)
+            return whole.slice(0, 0)
 
     def errors(self) -> list[tuple[str, str]]:
         """Files that could not be read, and why."""
@@ -268,7 +276,7 @@ def _may_hold(told: Any, condition: Condition) -> bool:
     holds: dict[str, bool] = {"=": low <= wanted <= high}
     if condition.field not in columns.TEXTS:
         holds |= {"<": low < wanted, "<=": low <= wanted, ">": high > wanted, ">=": high >= wanted}
-    return holds.get(condition.sign, True)
+    return bool(holds.get(condition.sign, True))
 
 
 def _split(task: ingest.Task, pieces: int) -> list[ingest.Task]:

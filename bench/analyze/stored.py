@@ -60,7 +60,7 @@ class Stored:
             return []
         # One number for each combination of what tells groups apart. Parameters are told apart by the case's own name.
         keys = [*grouped.IDENTITY, "device", "machine", *([by] if by in columns.NAMES else [])]
-        group = numpy.zeros(found.num_rows, dtype=numpy.int64)
+        group, combinations = numpy.zeros(found.num_rows, dtype=numpy.int64), 1
         for name in keys:
             if name in columns.TEXTS:
                 codes, values = columns.coded(found[name])
@@ -68,8 +68,10 @@ class Stored:
             else:
                 numbers, codes = numpy.unique(found[name].to_numpy(), return_inverse=True)
                 size = len(numbers)
-            # Renumbered after each column, so that the product of their sizes never overflows.
-            _, group = numpy.unique(group * size + codes, return_inverse=True)
+            group, combinations = group * size + codes, combinations * size
+            if combinations > 2**40:  # renumbered, so that the next product does not overflow
+                kept_groups, group = numpy.unique(group, return_inverse=True)
+                combinations = len(kept_groups)
         step_s = found["step_s"].to_numpy()  # what is unknown is NaN, and sorts last
         order = numpy.lexsort((step_s, group))
         starts = numpy.flatnonzero(numpy.diff(group[order], prepend=-1))
