@@ -456,7 +456,7 @@ def _decode(name: str, number: int, line: bytes, kind: type[Line]) -> Line:
         _refuse_deep(name, number, line)
         if kind is Session:
             _refuse_unreadable(name, line)
-        raise BadFile(f"{name}, line {number}: {error}") from None
+        raise BadFile(f"{name}, line {number}: {_twice(line) or error}") from None
     return decoded
 
 
@@ -473,8 +473,23 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key '{twice[:80]}' stands twice in one object")
+        raise _Twice(f"the key '{twice[:80]}' stands twice in one object")
     return keys
+
+
+class _Twice(ValueError):
+    """A key that stands twice."""
+
+
+def _twice(line: bytes) -> str:
+    """Which key stands twice, where the strict reader stumbled over one of the two; nothing where none does."""
+    try:
+        json.loads(line, object_pairs_hook=_refuse_duplicates)
+    except _Twice as error:
+        return str(error)
+    except (ValueError, RecursionError):
+        pass
+    return ""
 
 
 class _Version(msgspec.Struct):

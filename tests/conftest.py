@@ -93,8 +93,11 @@ def planted(tmp_path: Path, build: Builder) -> Path:
 
 @pytest.fixture
 def hostile(tmp_path: Path, build: Builder) -> Path:
-    """A file that is valid, in which every string that a stranger may choose is meant to do harm."""
-    evil = "</script><script>window.stolen=1</script><img src=x onerror=stolen=1>\u202e\u200b\x1b[31m\u2028"
+    """A file that `check` takes, in which every string that a stranger may choose is meant to do harm.
+
+    Control and direction-changing characters are not among them: with those no file is taken (test_hostile.py).
+    """
+    evil = "</script><script>window.stolen=1</script><img src=x onerror=stolen=1>|`&lt;"
     session = build.session()
     device = msgspec.structs.replace(session.devices[0], name=evil[:190], driver="=1+1|`[x](javascript:x)", spec=evil)
     host = msgspec.structs.replace(session.host, cpu=evil[::-1], kernel="W" * 200)

@@ -120,7 +120,7 @@ def _record(like: Record, case: Any, sheet: chip.Chip, factor: float, random_: r
     start = 100 * round_ + place
     samples_s = [step_s * random_.gauss(1, 0.004) for _ in range(10)]
     assert like.timing is not None
-    timing = replace(like.timing, window_s=1.1 * math.fsum(samples_s) * like.timing.repeats)
+    timing = replace(like.timing, clock="event", window_s=1.1 * math.fsum(samples_s) * like.timing.repeats)
     return replace(
         like, workload=case.name, version=case.version, params=params, round=round_, work=Work.of(cost),
         identity=Identity(dtype=dtype, data="normal", cache="cold_rotate", duty="sustained", launch="eager"),

@@ -147,7 +147,7 @@ def estimate_serve(as_json: bool, **options: Any) -> None:
     print_json(document) if as_json else print_lines(answers.serving(document))
 
 
-@main.command(short_help="What can be trained with these machines within days, money or energy.")
+@main.command(short_help="What these machines can train within a limit.")
 @click.option("--device", required=True, metavar="CHIP", help="A chip of the catalog, or a .toml file.")
 @click.option("--count", default=1, metavar="N", help="Devices.  [default: 1]")
 @click.option("--days", type=float, metavar="T", help="Until when.")
