@@ -176,6 +176,7 @@ def copy_checkout(target: Path) -> None:
             shutil.copy(CHECKOUT / name, target)
         else:
             (target / name).write_text("stand-in\n")
+    shutil.rmtree(target / "bench" / "cli")
     (target / "bench" / "cli.py").write_text(COMMAND)
 
 
@@ -695,7 +696,7 @@ def test_the_real_project_installs_beside_a_torch_that_is_there(lab: Lab) -> Non
         "1",
     ]
     assert fingerprint(lab.folder_of_torch) == before
-    program = "import click, msgspec, psutil, pynvml, tabulate, bench, workloads; print(bench.__file__)"
+    program = "import click, msgspec, psutil, pynvml, scipy, tabulate, bench, workloads; print(bench.__file__)"
     found = subprocess.run([python, "-c", program], env=environment(), cwd="/", capture_output=True, text=True)
     assert found.stdout.strip() == str(lab.checkout / "bench" / "__init__.py"), found.stderr
     assert lab.start("run").stderr == ""
