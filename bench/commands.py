@@ -265,8 +265,8 @@ def check(paths: Paths, *, table: str | os.PathLike[str] | None = None) -> list[
     from dataclasses import asdict
 
     from bench.analyze import check as checks
-    from bench.analyze import history
     from bench.analyze import table as tables
+    from bench.analyze.shared import history
 
     beside = history.beside(Path(table or results_folder()))
     return [asdict(finding) for path in tables.expand(paths) for finding in checks.check(path, beside)]
@@ -286,7 +286,7 @@ def submit(
     """Puts a checked, redacted copy of a run into the shared table at `to`, or withdraws one; see `submit --help`."""
     from dataclasses import asdict
 
-    from bench.analyze import submit as submits
+    from bench.analyze.shared import submit as submits
 
     root = Path(to or results_folder())
     prepared = submits.asked(

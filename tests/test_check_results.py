@@ -12,8 +12,8 @@ import pytest
 from boards import rounds, run
 
 from bench import commands, record
-from bench.analyze import history, place, published
-from bench.analyze.history import Notice
+from bench.analyze.shared import history, place, published
+from bench.analyze.shared.history import Notice
 from bench.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "check_results"

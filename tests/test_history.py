@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.analyze import author, history, place
-from bench.analyze.history import Notice
+from bench.analyze.shared import author, history, place
+from bench.analyze.shared.history import Notice
 from bench.analyze.table import expand
 from bench.errors import UserError
 from bench.record import BadFile

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from bench.analyze import columns, grouped, source, store, stored, table, where
+from bench.analyze import grouped, source, table, where
+from bench.analyze.cache import columns, store, stored
+from bench.analyze.cache.manifest import Manifest
+from bench.analyze.cache.store import Store
+from bench.analyze.cache.stored import Stored
 from bench.analyze.folder import scan
-from bench.analyze.manifest import Manifest
-from bench.analyze.store import Store
-from bench.analyze.stored import Stored
 from bench.errors import UserError
 
 pytest.importorskip("pyarrow")

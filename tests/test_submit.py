@@ -14,8 +14,8 @@ import pytest
 from boards import board, replace, rounds, run, timed
 
 from bench import commands, record
-from bench.analyze import deliver, history, place, redact
 from bench.analyze.check import check
+from bench.analyze.shared import deliver, history, place, redact
 from bench.analyze.table import expand
 from bench.errors import UserError
 

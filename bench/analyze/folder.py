@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.analyze import history
+from bench.analyze.shared import history
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def open_source(paths: Paths, *, cache: Path | None = None, note: Note | None = 
     """The rows of these paths: from the store, brought up to date, where one large folder is asked for."""
     given = [Path(path) for path in paths]
     if len(given) == 1 and given[0].is_dir() and _worthwhile(given[0]):
-        from bench.analyze import stored
+        from bench.analyze.cache import stored
 
         return stored.open_stored(given[0], cache=cache, note=note or (lambda text: None))
     return read(given)

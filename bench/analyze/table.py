@@ -54,8 +54,8 @@ def spread_out(groups: list[Row], by: str) -> bool:
 
 def write_parquet(source: Source, where: str, path: Path) -> int:
     """Writes the rows as a Parquet file; gives their number. Raises UserError."""
-    from bench.analyze import columns
-    from bench.analyze.stored import Stored
+    from bench.analyze.cache import columns
+    from bench.analyze.cache.stored import Stored
 
     arrow = columns.library()
     found = columns.expanded(source.arrow(where)) if isinstance(source, Stored) else columns.of_rows(source.rows(where))

@@ -2,10 +2,11 @@
 
 Errors of one source resemble each other: a laboratory, its machine and its software are drawn once. Pooling all rows
 would let the largest source speak for the next one, and pooled 90 % intervals covered half of some sources' rows. So
-what is pooled are the sources' distribution functions: the level is that of a row of a source drawn anew. Taking the
-quantile twice, of rows within sources and then of sources, guards each source by itself and comes to the worst one's
-where there are few: 97 to 99 % where 90 % were asked for (Dunn, Wasserman & Ramdas 2023, "Distribution-free prediction
-sets for two-layer hierarchical models", J. Am. Stat. Assoc. 118, has both).
+what is pooled are the sources' distribution functions: the level is that of a row of a source drawn anew, which counts
+as one more, half of it beyond all others. Taking the quantile twice, of rows within sources and then of sources, guards
+each source by itself and comes to the worst one's where there are few: 97 to 99 % where 90 % were asked for (Dunn,
+Wasserman & Ramdas 2023, "Distribution-free prediction sets for two-layer hierarchical models", J. Am. Stat. Assoc. 118,
+has both).
 """
 
 import math
@@ -18,6 +19,7 @@ from bench.estimate.prediction import Interval
 _PRIOR_WEIGHT = 3.0  # observations that an expected error is worth beside held-out ones
 _WIDER_PER_DECADE = 0.05  # of the logarithm, for each factor of ten beyond what was measured (a guess)
 
+_UNSEEN = 0.5  # of one source's weight, taken to lie beyond all that were seen
 FEWEST_SOURCES_FOR_90 = 9  # below ten a tenth of the sources is not even one of them
 
 FEWEST_ROWS_OF_A_SOURCE = 19  # for its own quantile at 90 %
@@ -38,7 +40,8 @@ def interval(residuals: Iterable[Residual], sigma: float) -> Interval | None:
         groups.setdefault(one.source, []).append(one.score)
     if not groups:
         return None
-    narrow, wide = (math.exp(sigma * pooled_quantile(list(groups.values()), level)) for level in (0.80, 0.90))
+    parts, unseen = list(groups.values()), 1 + _UNSEEN / len(groups)
+    narrow, wide = (math.exp(sigma * pooled_quantile(parts, min(1.0, level * unseen))) for level in (0.80, 0.90))
     return Interval(factor80=narrow, factor90=wide if len(groups) >= FEWEST_SOURCES_FOR_90 else None)
 
 

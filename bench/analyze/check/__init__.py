@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench import record
-from bench.analyze import place, redact, texts
 from bench.analyze.check import band, contradiction, order, physics, safety
 from bench.analyze.check.band import Bands
 from bench.analyze.check.finding import Doubt, Finding, Level
+from bench.analyze.shared import place, redact, texts
 from bench.analyze.summary import summarize
 from bench.record import BadFile, Record, ResultFile, Session
 from bench.text import plain

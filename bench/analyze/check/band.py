@@ -8,8 +8,8 @@ lowered, so a case outside is kept and shown, and only calibrates nothing until 
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench.analyze import place
 from bench.analyze.check.finding import Doubt
+from bench.analyze.shared import place
 from bench.analyze.summary import Summary, summarize
 from bench.record import ResultFile
 from bench.stats import MAD_TO_SD, median

@@ -16,8 +16,8 @@ from queue import SimpleQueue
 import msgspec
 
 from bench import record
-from bench.analyze import columns
-from bench.analyze.manifest import Entry
+from bench.analyze.cache import columns
+from bench.analyze.cache.manifest import Entry
 from bench.analyze.row import Row, brief
 from bench.analyze.summary import ceilings, extrapolated, summarize
 from bench.errors import UserError

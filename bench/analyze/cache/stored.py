@@ -4,10 +4,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from bench.analyze import columns, grouped, where
+from bench.analyze import grouped, where
+from bench.analyze.cache import columns
+from bench.analyze.cache.store import Store
 from bench.analyze.row import Row
 from bench.analyze.source import MOST_ROWS, Note
-from bench.analyze.store import Store
 from bench.errors import UserError
 
 

@@ -19,8 +19,8 @@ import msgspec
 from msgspec import Meta
 
 from bench import record
-from bench.analyze import author, place
 from bench.analyze.check import Bands
+from bench.analyze.shared import author, place
 from bench.record import BadFile, ResultFile, Session
 
 Id = Annotated[str, Meta(pattern=f"^[0-9a-f]{{{place.ID_DIGITS}}}$")]

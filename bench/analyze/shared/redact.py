@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from bench import chip, model, record, workload
-from bench.analyze import texts
+from bench.analyze.shared import texts
 from bench.errors import private, without_paths
 from bench.record import DeviceFacts, Record, ResultFile, Session
 from bench.text import plain

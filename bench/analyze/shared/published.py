@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench import record
-from bench.analyze import history, place
 from bench.analyze.check import Beside, Finding, judge, safety
-from bench.analyze.history import Notice
+from bench.analyze.shared import history, place
+from bench.analyze.shared.history import Notice
 from bench.errors import UserError
 from bench.record import BadFile, Session
 from bench.text import plain

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from bench import record
-from bench.analyze import author, git, history, place
 from bench.analyze.check import Finding, judge, safety
-from bench.analyze.deliver import deliver
-from bench.analyze.history import Action, Notice
-from bench.analyze.redact import clean, redacted
+from bench.analyze.shared import author, git, history, place
+from bench.analyze.shared.deliver import deliver
+from bench.analyze.shared.history import Action, Notice
+from bench.analyze.shared.redact import clean, redacted
 from bench.errors import UserError
 from bench.record import BadFile, ResultFile
 

@@ -28,9 +28,9 @@ from typing import Any
 
 import msgspec
 
-from bench.analyze import columns, ingest
+from bench.analyze.cache import columns, ingest
+from bench.analyze.cache.manifest import NEVER, RACY_NS, Manifest
 from bench.analyze.folder import Seen, scan
-from bench.analyze.manifest import NEVER, RACY_NS, Manifest
 from bench.analyze.where import Condition
 from bench.errors import UserError
 
@@ -242,7 +242,7 @@ def _settled(mtime_ns: int, looked_ns: int) -> int:
 def _code() -> str:
     """What decides which rows come of a file: this package, the workloads and the facts of chips and models."""
     found = hashlib.sha256(os.environ.get("ACCELMARK_WORKLOADS", "").encode())
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     for path in sorted([*root.glob("bench/**/*.py"), *root.glob("bench/chips/*.toml"), *root.glob("workloads/**/*.*")]):
         if path.suffix in {".py", ".toml"}:
             status = path.stat()
@@ -298,8 +298,8 @@ def _split(task: ingest.Task, pieces: int) -> list[ingest.Task]:
 @contextlib.contextmanager
 def _helper() -> Iterator["subprocess.Popen[bytes]"]:
     """A process that ingests; it ends when its input does."""
-    command = [sys.executable, "-m", "bench.analyze.ingest"]
-    search = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "bench.analyze.cache.ingest"]
+    search = os.pathsep.join([str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": search}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         try:
