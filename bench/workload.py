@@ -41,6 +41,9 @@ TOLERANCES = {
     "float32": 1e-3, "bfloat16": 1e-2, "float16": 2e-3, "tf32": 2e-3, "float8_e4m3fn": 3e-2, "int8": 0.0,
 }  # fmt: skip
 
+# Before the name of a loop that is nobody's workload of ours but was measured all the same: see bench/measure/user.py.
+USERS_OWN = "user:"
+
 # The largest number that every reader of JSON takes exactly; a result file holds none above.
 LARGEST = 2**53
 LARGEST_FLOPS = 2**63 - 1

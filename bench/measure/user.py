@@ -10,7 +10,6 @@ clock read, so that work in flight is counted where it belongs. The first steps 
 workload is `user:my-train`: comparable with itself, never with ours, because nobody has checked what a step of it does.
 """
 
-import contextlib
 import re
 import secrets
 from collections.abc import Sequence
@@ -30,9 +29,9 @@ from bench.measure import meter as meters
 from bench.measure.case import now
 from bench.measure.journal import Journal, refuse_existing
 from bench.record import Identity, Planned, Protocol, Record, Session, Speeds, Timing, Work
+from bench.workload import USERS_OWN
 
 BLOCK_S = 0.25  # as for whole steps of ours: a synchronization and a look at the clock are then far below a percent
-PREFIX = "user:"
 
 
 class UserMeter:
@@ -132,10 +131,10 @@ class UserMeter:
         told = telemetry.told(
             self._meter.trace, self._meter.board, reason=self._meter.reason, step_s=window_s / sum(self._weights)
         )
-        with contextlib.suppress(Exception):  # a device that is lost has no peak to tell
-            peak = self._device.peak_memory()
-            base = record_of(base, peak_memory_bytes=None if peak.value is None else int(peak.value))
+        peak = self._device.peak_memory()
         reasons = {**told.reasons, "check": "the output of a loop that is not ours has no reference"}
+        if peak.value is None:
+            reasons["peak_memory_bytes"] = peak.reason
         if error:
             reasons["ended"] = describe(error)
         return record_of(
@@ -150,15 +149,16 @@ class UserMeter:
                 enqueue_s=None, stop="time",
             ),
             contention=evidence,
+            peak_memory_bytes=None if peak.value is None else int(peak.value),
             energy=told.energy,
             telemetry=told.telemetry,
-            flags=sorted({*told.flags, *(["host_noisy"] if contention.noisy(evidence) else [])}),
+            flags=sorted({"ci_not_reached", *told.flags, *(["host_noisy"] if contention.noisy(evidence) else [])}),
             reasons={**reasons, "timing.enqueue_s": "a loop that is not ours is timed in blocks"},
             ended=now(),
         )  # fmt: skip
 
     def _planned(self) -> Planned:
-        return Planned(workload=PREFIX + self._name, params=self._params, device=0, protocol="user")
+        return Planned(workload=USERS_OWN + self._name, params=self._params, device=0, protocol="user")
 
 
 def record_of(base: Record, **changes: object) -> Record:
@@ -215,7 +215,7 @@ def _session(device: Device, planned: Planned, threads: int) -> Session:
 def _empty(name: str, params: dict[str, bool | int | float | str], dtype: str, work: Work, started: str) -> Record:
     fields: Sequence[str] = ("timing", "check", "contention", "peak_memory_bytes", "energy", "telemetry")
     return Record(
-        workload=PREFIX + name,
+        workload=USERS_OWN + name,
         version=1,
         params=dict(params),
         identity=Identity(dtype=dtype, data="user", cache="warm", duty="sustained", launch="eager"),
