@@ -95,13 +95,29 @@ def noise(rows: Sequence[Stand], like: Likeness) -> Array:
     return np.array([like.noise**2 + row.noise**2 for row in rows])
 
 
+class _Known(list[Stand]):
+    """Rows that are asked about again and again: their names are numbered once."""
+
+    def __init__(self, rows: Sequence[Stand]) -> None:
+        super().__init__(rows)
+        self._numbered: dict[str, tuple[dict[str, int], Array]] = {}
+
+    def numbered(self, key: str) -> tuple[dict[str, int], Array]:
+        """The number of each name, and of each row."""
+        if key not in self._numbered:
+            self._numbered[key] = _numbered(self, key)
+        return self._numbered[key]
+
+
 class Process:
     """Measured rows and the errors that physics made on them; gives the errors to be expected on others."""
 
     def __init__(self, rows: Sequence[Stand], errors: Array, like: Likeness) -> None:
-        self._rows, self._like = list(rows), like
-        self._lower = np.linalg.cholesky(covariance(rows, rows, like) + np.diag(noise(rows, like)))
-        self._weights = np.linalg.solve(self._lower.T, np.linalg.solve(self._lower, errors))
+        from scipy.linalg import cho_solve
+
+        self._rows, self._like = _Known(rows), like
+        self._lower = np.linalg.cholesky(covariance(self._rows, self._rows, like) + np.diag(noise(rows, like)))
+        self._weights = cho_solve((self._lower, True), errors)
 
     def expect(self, rows: Sequence[Stand]) -> tuple[Array, Array]:
         """Mean and standard deviation of the error of each row, its noise included."""
@@ -111,7 +127,7 @@ class Process:
         for start in range(0, len(rows), 1000):
             part = rows[start : start + 1000]
             shared = covariance(self._rows, part, self._like)
-            reduced = solve_triangular(self._lower, shared, lower=True)
+            reduced = solve_triangular(self._lower, shared, lower=True, check_finite=False)
             left = variances(part, self._like) - np.sum(reduced**2, axis=0) + noise(part, self._like)
             means.append(shared.T @ self._weights)
             deviations.append(np.sqrt(np.maximum(left, self._like.noise**2)))
@@ -120,11 +136,15 @@ class Process:
 
 def _same(a: Sequence[Stand], b: Sequence[Stand], key: str) -> Array:
     """1 where both have the same name, which is not empty."""
-    codes: dict[str, int] = {"": -1}
-    left = np.array([codes.setdefault(getattr(row, key), len(codes)) for row in a])
-    right = np.array([codes.setdefault(getattr(row, key), len(codes)) for row in b])
+    codes, left = a.numbered(key) if isinstance(a, _Known) else _numbered(a, key)
+    right = left if a is b else np.array([codes.get(getattr(row, key), -2) for row in b])
     same = (left[:, None] == right[None, :]) & (left[:, None] >= 0)
     return np.asarray(same, dtype=np.float64)
+
+
+def _numbered(rows: Sequence[Stand], key: str) -> tuple[dict[str, int], Array]:
+    codes: dict[str, int] = {"": -1}
+    return codes, np.array([codes.setdefault(getattr(row, key), len(codes)) for row in rows])
 
 
 def _near(a: Sequence[Stand], b: Sequence[Stand], length: float) -> Array:
