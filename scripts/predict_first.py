@@ -103,7 +103,7 @@ def _measure(options: argparse.Namespace, cases: list[workload.Workload]) -> dic
     mine = [dataclasses.replace(like, case=case, protocol="macro") for case in cases]
     progress = Terminal() if sys.stderr.isatty() else Silent()
     outcome = commands.carry_out(
-        laboratory, dataclasses.replace(planned, cases=mine, skipped=[], refused=[]), seed=0,
+        laboratory, dataclasses.replace(planned, suite="predicted", cases=mine, skipped=[], refused=[]), seed=0,
         out=options.out / "measured.jsonl", argv=["scripts/predict_first"], progress=progress,
     )  # fmt: skip
     return {row["case"]: row["step_s"] for row in commands.table([outcome.path]) if row["step_s"] is not None}

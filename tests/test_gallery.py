@@ -23,7 +23,7 @@ def results(tmp_path: Path, golden: Path) -> Path:
 
 
 def test_the_gallery_of_this_repository_is_current() -> None:
-    assert gallery.gallery(ROOT / "results") == (ROOT / "results" / "README.md").read_text(encoding="utf-8"), (
+    assert gallery.whole(ROOT / "results") == (ROOT / "results" / "README.md").read_text(encoding="utf-8"), (
         "run scripts/gallery and commit results/README.md"
     )
 

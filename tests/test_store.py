@@ -354,7 +354,7 @@ def test_several_processes_may_build_and_read_it_at_once(put: Any, folder: Path,
     for number in range(20):
         put(number)
     code = (
-        "import sys; from pathlib import Path; from bench.analyze import stored\n"
+        "import sys; from pathlib import Path; from bench.analyze.cache import stored\n"
         "found = stored.open_stored(Path(sys.argv[1]), cache=Path(sys.argv[2]), note=print)\n"
         "print(found.count(), len(found.errors))"
     )

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import units
-from bench.analyze import show
+from bench import record, units
+from bench.analyze import foretold, show
 from bench.analyze.report.evidence import Evidence, Kind, Machine, gather
 from bench.errors import UserError
 from bench.text import plain
@@ -56,6 +56,11 @@ def gallery(folder: Path, sections: Mapping[str, Sequence[Document]] | None = No
         parts += [*_machines(evidence, where), *_findings(evidence)]
     parts += [part for title, rows in (sections or {}).items() for part in section(title, rows)]
     return "\n".join([*parts, _FOOT])
+
+
+def whole(folder: Path) -> str:
+    """The gallery with each machine's calibration and the errors of its estimates."""
+    return gallery(folder, foretold.sections([record.read(path) for path in files(folder)]))
 
 
 def files(folder: Path) -> list[Path]:
@@ -159,7 +164,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(__file__).resolve().parents[2] / "results"
     path = folder / "README.md"
     try:
-        text = gallery(folder)
+        text = whole(folder)
     except UserError as error:
         print(f"gallery: {plain(str(error), 1000)}", file=sys.stderr)
         return 2

@@ -21,8 +21,8 @@ from bench.estimate.job import Cluster, TrainingJob
 
 _SMALLEST, _LARGEST = 30e6, 1e12
 # Sizes that are tried, as against a guess: loss is flat round its least, and devices shift it by tens of percent.
-_WIDE = (0.06, 0.12, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
-_AROUND = (0.7, 1.0, 1.4, 2.0)
+_WIDE = (0.12, 0.25, 0.5, 0.75, 1.1, 1.6, 2.4)
+_AROUND = (0.8, 1.2, 1.8)
 # Tokens of a step, by parameters: larger batches help larger models longer (Brown et al. 2020, table 2.1).
 _BATCH_TOKENS = ((1e9, 2**19), (5e9, 2**20), (5e10, 2**21), (float("inf"), 2**22))
 

@@ -6,6 +6,7 @@ products, depth makes many small ones. The ladder below follows what was trained
 
 import re
 from dataclasses import replace
+from functools import cache
 from math import ceil
 from typing import Any
 
@@ -69,6 +70,7 @@ def of_parameters(num_parameters: float) -> Model:
     return min((narrow, wide), key=lambda model: abs(model.total_parameters / num_parameters - 1))
 
 
+@cache
 def _shaped(hidden: int, layers: int) -> Model:
     return _llama("", hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=max(1, hidden // _HEAD_DIM))
 

@@ -8,6 +8,7 @@ Works with a `quick` file; more files make it better. Deterministic: the same fi
 """
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,7 @@ class Calibration:
     fits: tuple[TermFit, ...]
     stack: StackFactors
     full_steps: tuple[FullStep, ...]
+    noise: float  # by how much rounds of one case differ: the median standard deviation of their logarithms
     power_w: dict[str, float]  # by class; empty where no board tells
     peaks: dict[str, tuple[float, float]]  # of full steps: bytes by own_memory.py, and as the device counted them
     missing: dict[str, str]  # terms without rows, and what to measure
@@ -89,6 +91,7 @@ def calibrate(seen: Observations) -> Calibration:
         fits=tuple(fits),
         stack=stack.fit(steps, overlap=seen.machine.asynchronous),
         full_steps=tuple(steps),
+        noise=_noise(seen),
         power_w=_powers(seen),
         peaks=_peaks(seen),
         missing=_missing(seen, steps),
@@ -172,6 +175,11 @@ def _shares(facts: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def _noise(seen: Observations) -> float:
+    """0 where no case was measured twice."""
+    return statistics.median([one.spread for one in seen.rows if one.num_rounds > 1] or [0.0])
+
+
 def _powers(seen: Observations) -> dict[str, float]:
     """Watts of the board by class, the highest of its rows; idle as it was measured with a context."""
     found: dict[str, float] = {} if seen.idle_w is None else {"idle": seen.idle_w}
@@ -235,6 +243,7 @@ def document(made: Calibration) -> dict[str, Any]:
             name: {"value": value, "spread": made.stack.spreads.get(name)}
             for name, value in {**made.stack.terms, **made.stack.classes, **made.stack.kinds}.items()
         },
+        "noise": made.noise,
         "full_steps": [
             {
                 "case": one.label, "class": one.step_class, "measured_s": one.measured_s,

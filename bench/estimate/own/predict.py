@@ -19,6 +19,7 @@ from bench.workload import Workload
 
 # Beyond this factor outside of the sizes of measured steps, in FLOP, the evidence is no longer of this shape.
 _DECADES_OF_L0 = 1.5
+_Z80, _Z90 = 1.2816, 1.6449  # quantiles of the normal: half of its central 80 and 90 %
 # What another framework adds to the error, of a logarithm: between stacks of one device (vLLM, HF, Megatron and others
 # on the same task differ by 18 to 35 %).
 _OTHER_STACK = 0.30
@@ -84,10 +85,20 @@ def _predict(calibration: Calibration, shape: StepShape, kind: str) -> Predictio
     return Prediction(
         values={"pred_step_time_s": math.fsum(inside.values())},
         main="pred_step_time_s",
-        interval=stack.interval(step_class, size),
+        interval=_with_noise(stack.interval(step_class, size), calibration.noise),
         evidence=_evidence(calibration, step_class, size),
         basis=_basis(calibration, step_class, size),
         terms=tuple(Term(name=name, seconds=seconds) for name, seconds in inside.items() if seconds),
+    )
+
+
+def _with_noise(bounds: Interval, noise: float) -> Interval:
+    """Wider by what two sittings of this machine differ by: each has the spread that its rounds show."""
+    sigma = math.sqrt(2) * noise
+    narrow, wide = bounds.factor80, bounds.factor90
+    return Interval(
+        factor80=math.exp(math.hypot(math.log(narrow), _Z80 * sigma)),
+        factor90=None if wide is None else math.exp(math.hypot(math.log(wide), _Z90 * sigma)),
     )
 
 
