@@ -132,7 +132,7 @@ def _basis(document: Document) -> list[str]:
     lines.append(f"evidence {document['evidence'] or 'none'}: {plain(document['basis'], 500)}")
     if document.get("power_basis"):
         lines.append(f"power: {plain(document['power_basis'], 300)}")
-    lines.append(f"verify: {plain(document['verify'], 300)}")
+    lines.append(f"verify, on one such device: {plain(document['verify'], 300)}")
     return lines
 
 

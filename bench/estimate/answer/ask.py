@@ -282,7 +282,7 @@ def _rent_or_buy(supposed: Assumptions, means: answer.Means, first: plan.Trained
 
 def _verify_training(job: TrainingJob, name: str) -> str:
     if sizes.is_size(name):
-        return "accelmark run --suite standard on one such device, then --local with the file it writes"
+        return "accelmark run --suite standard"
     workload = "train_step" if job.method == "pretrain" else f"finetune_step --set method={job.method}"
     recompute = f" --set recompute={job.recompute}" if job.recompute != "none" else ""
     return f"accelmark run {workload} --model {name} --set batch={job.micro_batch} --set seq={job.seq}{recompute}"
@@ -290,7 +290,7 @@ def _verify_training(job: TrainingJob, name: str) -> str:
 
 def _verify_serving(job: ServingJob, name: str) -> str:
     if sizes.is_size(name):
-        return "accelmark run --suite standard on one such device, then --local with the file it writes"
+        return "accelmark run --suite standard"
     return f"accelmark run prefill decode --model {name} --set batch={job.batch}"
 
 
