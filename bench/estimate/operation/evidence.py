@@ -108,7 +108,7 @@ class Evidences:
 
 @functools.cache
 def published() -> Evidences:
-    """What ships with the package, fitted to results/published/micro.csv by micro_fit.py."""
+    """What ships with the package, fitted to results/published/micro.csv by fit.py."""
     return Evidences.from_dict(json.loads(COEFFICIENTS.read_text(encoding="utf-8")))
 
 

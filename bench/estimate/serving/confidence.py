@@ -1,9 +1,8 @@
 """Confidence: how far an estimate of serving may be off, from how far such estimates were off before.
 
-A back-test (inference_backtest.py) leaves rows out, predicts them and notes for each class of evidence, and within it
-for each laboratory and software, which factor held 80 and 90 % of them. Where the laboratory and software are among
-those, their own factor is taken; where they are not, a factor that held across them (interval.py). Far from every
-measured row it grows.
+A back-test (backtest.py) leaves rows out, predicts them and notes for each class of evidence, and within it for each
+laboratory and software, which factor held 80 and 90 % of them. Where the laboratory and software are among those, their
+own factor is taken; where they are not, a factor that held across them. Far from every measured row it grows.
 """
 
 import math
