@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from bench.analyze.source import Source
     from bench.estimate.answer.ask import Where
     from bench.measure.plan import Plan, Request
     from bench.measure.runner import Laboratory, Outcome, Progress
+    from bench.record import Key, ResultFile
 
 Document = dict[str, Any]
 Paths = Sequence[str | os.PathLike[str]]
@@ -374,11 +375,11 @@ def plan(
 
 def _where(options: Document) -> "tuple[Where, Document]":
     """The machines and what is supposed of them, and the options that are left."""
-    from bench.analyze import table as tables
     from bench.estimate.answer.ask import Where
 
     rest = dict(options)
-    own = rest.pop("local", ())
+    paths = rest.pop("local", ())
+    own, in_quarantine = _evidence(paths) if paths else ((), ())
     supposed = {
         name: rest.pop(name, None)
         for name in ("price_per_hour", "electricity_price", "pue", "carbon_intensity", "goodput")
@@ -386,9 +387,20 @@ def _where(options: Document) -> "tuple[Where, Document]":
     where = Where(
         device=rest.pop("device"), count=rest.pop("count", 1), per_node=rest.pop("per_node", 8),
         link_bytes_per_s=rest.pop("link", None), network_bytes_per_s=rest.pop("network", None),
-        stack=rest.pop("stack", ""), local=tables.files(own) if own else (), supposed=supposed,
+        stack=rest.pop("stack", ""), local=own, in_quarantine=in_quarantine, supposed=supposed,
     )  # fmt: skip
     return where, rest
+
+
+def _evidence(paths: Paths) -> "tuple[Sequence[ResultFile], Container[Key]]":
+    """The files at `paths`, and their cases that nothing may be calibrated by."""
+    from bench.analyze import table as tables
+    from bench.analyze.check import quarantined
+    from bench.analyze.shared import history
+
+    files = tables.files(paths)
+    looked_at = {one for path in map(Path, paths) if path.is_dir() for one in history.accepted(path)}
+    return files, quarantined(files, accepted=looked_at)
 
 
 def _at_least_one(name: str, value: int | None) -> None:
@@ -400,10 +412,9 @@ def _at_least_one(name: str, value: int | None) -> None:
 
 def calibrate(paths: Paths = ()) -> list[Document]:
     """What single operations and whole steps take on each machine in these files, the best measured first."""
-    from bench.analyze import table as tables
     from bench.estimate.own import calibration
 
-    made = calibration.calibrations(tables.files(paths or [results_folder()]))
+    made = calibration.calibrations(*_evidence(paths or [results_folder()]))
     return [calibration.document(one) for one in made]
 
 

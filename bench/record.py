@@ -336,6 +336,9 @@ class Record(_Strict, frozen=True, tag_field="kind", tag="record"):
         return msgspec.json.encode(parts, order="deterministic").decode()
 
 
+Key = tuple[str, int, str]  # one case in one run: the session's id, the device, and what `Record.key` gives
+
+
 class ResultFile(msgspec.Struct, frozen=True, kw_only=True):
     """A result file as read."""
 

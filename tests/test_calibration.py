@@ -171,6 +171,25 @@ def test_what_must_not_be_used_is_left_out_and_counted(build: Any, quick: Result
     assert sorted(seen.left_out.values()) == [1, 1, 1]
 
 
+def test_a_case_in_quarantine_is_no_evidence(build: Any, quick: ResultFile) -> None:
+    first = quick.records[0]
+    doubted = {(quick.session.id, first.device, first.key())}
+    (seen,) = machines([quick], doubted)
+    assert len(seen.rows) == len(QUICK) - 1
+    assert list(seen.left_out) == ["in quarantine, `accelmark check` says why"]
+
+
+def test_what_check_doubts_moves_no_calibration(build: Any, quick: ResultFile, tmp_path: Path) -> None:
+    sound = bench.calibrate([build.write(tmp_path / "sound.jsonl", quick)])
+    params = {"m": 4096, "n": 4096, "k": 4096, "dtype": "bfloat16"}
+    counted = record.Work.of(workload.case("matmul", {**params, "k": 64}).cost())
+    impossible = build.record([1e-6] * 4, params=params, work=counted)  # its work is another's
+    (tmp_path / "doubted").mkdir()
+    file = ResultFile(name="f", session=quick.session, records=[*quick.records, impossible], torn=False)
+    doubted = bench.calibrate([build.write(tmp_path / "doubted" / "f.jsonl", file)])
+    assert doubted[0]["left_out"] and doubted[0]["terms"] == sound[0]["terms"]
+
+
 @pytest.mark.parametrize(
     ("without", "hint"),
     [("matmul", "accelmark run matmul"), ("memory_copy", "memory_copy"), ("launch_overhead", "launch_overhead")],

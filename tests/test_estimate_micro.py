@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import UserError
 from bench.estimate import published
 from bench.estimate.operation import backtest as backtest_micro
 from bench.estimate.operation import rows as micro_rows
@@ -155,6 +156,8 @@ def test_measured_columns_are_never_read(tmp_path: Path) -> None:
     estimate_rows(source, again)
     assert read(out) == read(again)
     assert all(read(out))
+    with pytest.raises(UserError, match="cannot write"):
+        estimate_rows(source, tmp_path / "nowhere" / "out.csv")
 
 
 def test_the_coefficients_are_those_of_the_published_rows() -> None:

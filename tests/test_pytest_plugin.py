@@ -19,17 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def started(*arguments: Any, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A pytest of its own, outside of this clone's settings."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "bench.pytest_plugin",
-        *map(str, arguments),
-    ]
+    """A pytest of its own, outside of this clone's settings; it finds the plug-in as anybody's does, as installed."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "ACCELMARK_RESULTS": str(folder)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

@@ -3,10 +3,11 @@
 For the gallery. Whole percents and two digits: what is fitted may differ in the tenth digit between processors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import units, workload
+from bench.analyze.check import quarantined
 from bench.analyze.summary import Summary, extrapolated, summarize
 from bench.errors import UserError
 from bench.estimate.own import calibration
@@ -17,13 +18,16 @@ from bench.record import ResultFile
 Document = Mapping[str, Any]
 
 
-def sections(read: Sequence[ResultFile]) -> dict[str, list[Document]]:
-    """Tables by title: each machine's calibration, and its estimates beside what was measured. Empty without any."""
+def sections(read: Sequence[ResultFile], *, accepted: Iterable[str] = ()) -> dict[str, list[Document]]:
+    """Tables by title: each machine's calibration, and its estimates beside what was measured. Empty without any.
+
+    `accepted`: ids of files that are far from others, and that somebody has looked at.
+    """
     quick = [file for file in read if file.session.suite == "quick"]
     if not quick:
         return {}
     try:
-        made = calibration.calibrations(quick)
+        made = calibration.calibrations(quick, quarantined(quick, read, accepted=accepted))
     except UserError:  # too little was measured to calibrate by
         return {}
     seen = {(one.session.devices[one.first.device].name, one.case) for one in summarize(quick)}

@@ -12,6 +12,7 @@ from typing import Any
 from bench import record, units
 from bench.analyze import foretold, show
 from bench.analyze.report.evidence import Evidence, Kind, Machine, gather
+from bench.analyze.shared import history
 from bench.errors import UserError
 from bench.text import plain
 
@@ -60,7 +61,8 @@ def gallery(folder: Path, sections: Mapping[str, Sequence[Document]] | None = No
 
 def whole(folder: Path) -> str:
     """The gallery with each machine's calibration and the errors of its estimates."""
-    return gallery(folder, foretold.sections([record.read(path) for path in files(folder)]))
+    read = [record.read(path) for path in files(folder)]
+    return gallery(folder, foretold.sections(read, accepted=history.accepted(folder)))
 
 
 def files(folder: Path) -> list[Path]:

@@ -73,11 +73,15 @@ def estimate_rows(source: Path, target: Path, local: Path | None = None) -> dict
     blanked = [{**row, **{name: "" for name in MEASURED[kind] if name in row}} for row in rows]
     predictions = estimator.predict(blanked, known)
     added = [*_ADDED[kind], *_BOUNDS, "evidence", "basis", "reason"]
-    with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*(name for name in columns if name not in added), *added], extrasaction="ignore")
-        writer.writeheader()
-        for row, prediction in zip(rows, predictions, strict=True):
-            writer.writerow({**row, **_cells(prediction)})
+    header = [*(name for name in columns if name not in added), *added]
+    try:
+        with target.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, header, extrasaction="ignore")
+            writer.writeheader()
+            for row, prediction in zip(rows, predictions, strict=True):
+                writer.writerow({**row, **_cells(prediction)})
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from None
     numbers = sum(1 for one in predictions if one.values)
     return {"rows": len(rows), "estimated": numbers, "refused": len(rows) - numbers}
 

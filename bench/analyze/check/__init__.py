@@ -15,13 +15,12 @@ from bench.analyze.check.band import Bands
 from bench.analyze.check.finding import Doubt, Finding, Level
 from bench.analyze.shared import place, redact, texts
 from bench.analyze.summary import summarize
-from bench.record import BadFile, Record, ResultFile, Session
+from bench.record import BadFile, Key, Record, ResultFile, Session
 from bench.text import plain
 
-__all__ = ["Bands", "Beside", "Finding", "Key", "Level", "check", "judge", "nobody", "quarantined"]
+__all__ = ["Bands", "Beside", "Finding", "Level", "check", "judge", "nobody", "quarantined"]
 
 Beside = Callable[[ResultFile], Bands | None]
-Key = tuple[str, int, str]  # the run, the device, and what `Record.key` gives: one case
 
 
 def nobody(file: ResultFile) -> Bands | None:

@@ -1,6 +1,6 @@
 """Ask: from the words of a command line to jobs, and from jobs to the documents that `--json` prints."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from bench.estimate.answer.assumptions import Assumptions
 from bench.estimate.answer.layouts import Candidate, Fixed
 from bench.estimate.job import Cluster, Layout, Method, Precision, ServingJob, Stack, TrainingJob
 from bench.estimate.serving.step import WEIGHT_BYTES
-from bench.record import ResultFile
+from bench.record import Key, ResultFile
 
 Document = dict[str, Any]
 
@@ -33,6 +33,7 @@ class Where:
     network_bytes_per_s: float | None = None
     stack: str = ""
     local: Sequence[ResultFile] = ()  # of this very machine
+    in_quarantine: Container[Key] = ()  # cases of these files that are no evidence
     supposed: dict[str, str | None] = field(default_factory=dict)  # prices and overheads, as given
 
 
@@ -57,7 +58,7 @@ def training(asked: Training, where: Where) -> Document:
         raise UserError("--tokens must be 1 or more")
     model, cluster = model_of(asked.model), cluster_of(where)
     job = _training_job(asked, model, cluster, where)
-    means = evidence.training_means(cluster, where.local)
+    means = evidence.training_means(cluster, where.local, where.in_quarantine)
     chosen, number = _chosen(job, asked.fixed, means)
     supposed = assumed(where.supposed, cluster.chip)
     found = answer.training(asked.tokens, chosen, means, supposed)
@@ -90,7 +91,7 @@ def serving(
         model=model, cluster=replica, layout=Layout(tp=width), stack=Stack(framework=where.stack), prompt=prompt,
         output=output, batch=batch, precision=precision or _precision(cluster.chip), weights=weights,
     )  # fmt: skip
-    means = evidence.serving_means(replica, where.local)
+    means = evidence.serving_means(replica, where.local, where.in_quarantine)
     supposed = assumed(where.supposed, cluster.chip)
     found = serving_answer.serving(job, means, supposed)
     if isinstance(found, str):
@@ -117,7 +118,7 @@ def planned(
     cluster = cluster_of(where)
     asked = Training(model="1b", tokens=1, seq=seq, precision=precision)
     template = _training_job(asked, model_of("1b"), cluster, where)
-    means = evidence.training_means(cluster, where.local)
+    means = evidence.training_means(cluster, where.local, where.in_quarantine)
     supposed = assumed(where.supposed, cluster.chip)
     if limit.money is not None and supposed.price_per_hour is None:
         raise UserError(

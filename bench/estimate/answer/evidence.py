@@ -6,7 +6,7 @@ published rows. No evidence, no number: the prediction then carries the reason.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from bench.estimate.serving import power
 from bench.estimate.serving import rows as inference_rows
 from bench.estimate.training import rows as training_rows
 from bench.estimate.training import step as training
-from bench.record import ResultFile
+from bench.record import Key, ResultFile
 
 # A board's power by weights that were fitted to metered servers: leaving each generation out, nine in ten lie within
 # this factor. A board that was metered itself is known to its sensor's 5 % (bench/energy.py).
@@ -31,9 +31,9 @@ _FITTED_POWER = Interval(factor80=1.25, factor90=1.4)
 _METERED_POWER = Interval(factor80=1.05, factor90=1.07)
 
 
-def training_means(cluster: Cluster, own: Sequence[ResultFile]) -> Means:
+def training_means(cluster: Cluster, own: Sequence[ResultFile], in_quarantine: Container[Key] = ()) -> Means:
     """For training on these devices. Raises UserError where `own` says nothing of such a device."""
-    made = calibrated(cluster, own)
+    made = calibrated(cluster, own, in_quarantine)
     return Means(
         step_of=partial(_step, made),
         seconds_of=_seconds if made is None else partial(_own_seconds, made),
@@ -43,9 +43,9 @@ def training_means(cluster: Cluster, own: Sequence[ResultFile]) -> Means:
     )
 
 
-def serving_means(cluster: Cluster, own: Sequence[ResultFile]) -> ServingMeans:
+def serving_means(cluster: Cluster, own: Sequence[ResultFile], in_quarantine: Container[Key] = ()) -> ServingMeans:
     """For serving on these devices. Raises UserError where `own` says nothing of such a device."""
-    made = calibrated(cluster, own)
+    made = calibrated(cluster, own, in_quarantine)
 
     def predict(job: ServingJob) -> Prediction:
         if made is not None and job.cluster.num_devices == 1:
@@ -55,11 +55,11 @@ def serving_means(cluster: Cluster, own: Sequence[ResultFile]) -> ServingMeans:
     return ServingMeans(predict=predict, memory_of=_memory, power_of=partial(_serving_power, made))
 
 
-def calibrated(cluster: Cluster, own: Sequence[ResultFile]) -> Calibration | None:
-    """The calibration of such a device, from the lab's files; None without any files."""
+def calibrated(cluster: Cluster, own: Sequence[ResultFile], in_quarantine: Container[Key] = ()) -> Calibration | None:
+    """The calibration of such a device, from the lab's files less their cases in quarantine; None without any files."""
     if not own:
         return None
-    made = calibration.calibrations(own)
+    made = calibration.calibrations(own, in_quarantine)
     for one in made:
         if one.machine.chip == cluster.chip.name:
             return one

@@ -9,7 +9,7 @@ Works with a `quick` file; more files make it better. Deterministic: the same fi
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from bench.estimate.own.observed import Machine, Observations, Observed, machine
 from bench.estimate.own.operations import operations
 from bench.estimate.own.stack import FullStep, StackFactors
 from bench.estimate.own.step import Attend, Operation, Product, ReadCache, StepShape, Update
-from bench.record import ResultFile
+from bench.record import Key, ResultFile
 
 # Full steps, and the class that each is of.
 CLASSES = {
@@ -73,9 +73,12 @@ class Calibration:
         return terms(self.laws, step)
 
 
-def calibrations(files: Iterable[ResultFile]) -> list[Calibration]:
-    """One for each machine in the files, the one with the most rows first. Raises UserError with what is missing."""
-    return [calibrate(seen) for seen in machines(files)]
+def calibrations(files: Iterable[ResultFile], in_quarantine: Container[Key] = ()) -> list[Calibration]:
+    """One for each machine in the files, the one with the most rows first. Raises UserError with what is missing.
+
+    `in_quarantine`: cases that are no evidence (`machines`).
+    """
+    return [calibrate(seen) for seen in machines(files, in_quarantine)]
 
 
 def calibrate(seen: Observations) -> Calibration:

@@ -5,14 +5,14 @@ number of threads, because each of these changes times. What was not measured pr
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench import stats, workload
 from bench.cost import Cost
 from bench.errors import UserError
-from bench.record import METHOD, Record, ResultFile, Session
+from bench.record import METHOD, Key, Record, ResultFile, Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,11 @@ class Observations:
         return [one for one in self.rows if one.workload in workloads and launch in (None, one.launch)]
 
 
-def machines(files: Iterable[ResultFile]) -> list[Observations]:
-    """One for each machine in the files, the one with the most rows first. Raises UserError where there is none."""
+def machines(files: Iterable[ResultFile], in_quarantine: Container[Key] = ()) -> list[Observations]:
+    """One for each machine in the files, the one with the most rows first. Raises UserError where there is none.
+
+    `in_quarantine`: the cases that `check` found something wrong with, which are no evidence.
+    """
     found: dict[Machine, list[tuple[Session, Record]]] = {}
     seen: set[str] = set()
     for file in files:
@@ -85,7 +88,7 @@ def machines(files: Iterable[ResultFile]) -> list[Observations]:
             seen.add(file.session.id)
             for record in file.records:
                 found.setdefault(_machine(file.session, record), []).append((file.session, record))
-    made = [_observations(machine, records) for machine, records in found.items()]
+    made = [_observations(machine, records, in_quarantine) for machine, records in found.items()]
     made = [one for one in made if one.rows]
     if not made:
         raise UserError("nothing was measured in these files: `accelmark run --suite quick` measures what is needed")
@@ -106,11 +109,13 @@ def _machine(session: Session, record: Record) -> Machine:
     )
 
 
-def _observations(machine: Machine, records: list[tuple[Session, Record]]) -> Observations:
+def _observations(
+    machine: Machine, records: list[tuple[Session, Record]], in_quarantine: Container[Key]
+) -> Observations:
     groups: dict[str, dict[str, list[Record]]] = {}
     left_out: dict[str, int] = {}
     for session, record in records:
-        reason = _unfit(session, record)
+        reason = _unfit(session, record, in_quarantine)
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
@@ -126,7 +131,7 @@ def _observations(machine: Machine, records: list[tuple[Session, Record]]) -> Ob
     )
 
 
-def _unfit(session: Session, record: Record) -> str:
+def _unfit(session: Session, record: Record, in_quarantine: Container[Key]) -> str:
     """Why a record is no evidence; empty where it is."""
     if session.harness.method != METHOD:
         return f"measured by method {session.harness.method}, this is {METHOD}"
@@ -134,6 +139,8 @@ def _unfit(session: Session, record: Record) -> str:
         return record.status
     if not record.valid:
         return "a flag that forbids to use it"
+    if (session.id, record.device, record.key()) in in_quarantine:
+        return "in quarantine, `accelmark check` says why"
     try:
         if workload.find(record.workload).version != record.version:
             return "another version of its workload"
