@@ -75,12 +75,23 @@ class Task:
         )
 
 
+# What a row may state at most: more is a slip of the pen.
+_MOST = {
+    "gpu_mem_gb": 1e5, "M": 1e12, "N": 1e12, "K": 1e12, "batch": 1e12, "bytes": 1e15, "n_gpus": 1e6, "heads": 1e12,
+    "head_dim": 1e12, "seq_len": 1e12, "theory_peak": 1e15,
+}  # fmt: skip
+
+
 def task_of(row: Row) -> Task | str:
     """What the row asks for, or why that is not known."""
     kind = row.get("kind", "").strip().lower()
     read = next((reader for word, reader in _READERS.items() if word in kind), None)
     if read is None:
         return f"rows of the kind '{kind:.40}' are not estimated here: {', '.join(_READERS)} are"
+    for column, most in _MOST.items():
+        value = number(row, column)
+        if value is not None and not 0 <= value <= most:
+            return f"{column} is '{row[column]:.40}', it must be a number from 0 to {most:g}"
     try:
         chip = resolve(row.get("device", ""), number(row, "gpu_mem_gb"))
     except UserError as error:

@@ -86,6 +86,10 @@ def read(row: Row) -> Case | str:
     devices = max(1, round(number(row, "n_gpus") or 1))
     tp, pp = _layout(row, devices, family)
     prompt, output = _lengths(row, kind)
+    if kind in ("prefill", "ttft") and prompt < 1:
+        return "a prefill needs input_len, at least 1"
+    if prompt + output < 1:
+        return "there is nothing to do without input_len and output_len"
     batch = number(row, "batch") or number(row, "concurrency")
     eager = family in ("hf", "pytorch")
     return Case(

@@ -197,7 +197,7 @@ def ideal(job: Serving) -> Ideal:
     if job.batch is None:
         wanted, waves = min(wanted, max(1.0, job.room)), 1.0
     elif not job.continuous:
-        waves = float(math.ceil(wanted / max(1.0, job.room) - 1e-6))
+        waves = max(1.0, float(math.ceil(wanted / max(1.0, job.room) - 1e-6)))
     batch = max(1.0, wanted / waves)
     flops_per_s = peak_flops_per_s(chip, job.weights, job.half_sums) * job.tp
     prompt_tokens = wanted * job.prompt

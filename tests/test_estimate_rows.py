@@ -1,0 +1,62 @@
+"""Rows of a stranger's table: whatever stands in their cells, an estimate is finite and positive or has a reason."""
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+
+from bench.estimate import published
+from bench.estimate.rows import estimate_rows
+
+CELLS = (
+    "", "-1", "0", "-0.0", "nan", "inf", "1e400", "1e9", "999999999999", "7.5", "2048.0", "16x", "1/2", "abc", "None",
+    "true", "A100,H100", "\x00", "😀",
+)  # fmt: skip
+BOUNDS = ("lo80", "hi80", "lo90", "hi90")
+
+
+@pytest.mark.parametrize("kind", ["training", "inference", "micro"])
+def test_garbled_cells_give_a_finite_number_or_a_reason(kind: str, tmp_path: Path) -> None:
+    chance, known = random.Random(11), published.rows(kind, trusted=False)
+    rows = [dict(chance.choice(known)) for _ in range(600)]
+    for row in rows:
+        row.update({column: chance.choice(CELLS) for column in chance.sample(list(row), chance.randint(0, 6))})
+    write(tmp_path / "rows.csv", rows)
+    counts = estimate_rows(tmp_path / "rows.csv", tmp_path / "out.csv")
+    assert counts["estimated"] > 200 and counts["refused"] > 20
+    for row in read(tmp_path / "out.csv"):
+        said = [row[name] for name in row if name.startswith("pred_") or name in BOUNDS]
+        assert all(0 < float(value) < 1e30 for value in said if value), row
+        assert any(said) != bool(row["reason"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "cells", "reason"),
+    [
+        ("micro", "gemm", {"batch": "inf"}, "batch is 'inf'"),
+        ("micro", "collective", {"n_gpus": "1e9"}, "n_gpus is '1e9'"),
+        ("inference", "prefill", {"input_len": "0"}, "a prefill needs input_len"),
+        ("inference", "prefill+decode, offline batch", {"input_len": "0", "output_len": "0"}, "nothing to do"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    kind: str, phase: str, cells: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    column = "phase" if kind == "inference" else "kind"
+    like = next(row for row in published.rows(kind) if row[column] == phase)
+    write(tmp_path / "rows.csv", [like | cells])
+    assert estimate_rows(tmp_path / "rows.csv", tmp_path / "out.csv")["refused"] == 1
+    assert reason in read(tmp_path / "out.csv")[0]["reason"]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
