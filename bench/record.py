@@ -336,6 +336,20 @@ class Record(_Strict, frozen=True, tag_field="kind", tag="record"):
         return msgspec.json.encode(parts, order="deterministic").decode()
 
 
+def unmeasured(why: str, **known: Any) -> Record:
+    """A record in which nothing was measured, and `why`: what else stands in it is `known`."""
+    fields = ("timing", "check", "contention", "peak_memory_bytes", "energy", "telemetry")
+    nothing: dict[str, Any] = {
+        **dict.fromkeys(fields),
+        "samples_s": [],
+        "unsteady_s": [],
+        "step_samples_s": [],
+        "extras": {},
+        "flags": [],
+    }
+    return Record(**{"device": 0, "round": 0, **nothing, "reasons": dict.fromkeys(fields, why), **known})
+
+
 Key = tuple[str, int, str]  # one case in one run: the session's id, the device, and what `Record.key` gives
 
 

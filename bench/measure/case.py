@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bench import stats, workload
+from bench import record, stats, workload
 from bench.cost import Cost
 from bench.device import Device
 from bench.errors import Unsupported, UserError, describe, is_out_of_memory
@@ -324,31 +324,17 @@ def empty_record(
 
 def refused_record(name: str, params: dict[str, Any], reason: str, started: str) -> Record:
     """The record of parameters that make no case of their workload."""
-    unmeasured = dict.fromkeys(("timing", "check", "contention", "peak_memory_bytes", "energy", "telemetry"), reason)
-    return Record(
+    return record.unmeasured(
+        reason,
         workload=name,
         version=workload.find(name).version,
         params=params,
         identity=Identity(
             dtype=str(params.get("dtype", "")), data="normal", cache="warm", duty="sustained", launch="eager"
         ),
-        device=0,
-        round=0,
         status="unsupported",
         reason=reason,
         work=Work.of(Cost()),
-        extras={},
-        samples_s=[],
-        unsteady_s=[],
-        step_samples_s=[],
-        timing=None,
-        check=None,
-        contention=None,
-        peak_memory_bytes=None,
-        energy=None,
-        telemetry=None,
-        flags=[],
-        reasons=unmeasured,
         started=started,
         ended=now(),
     )

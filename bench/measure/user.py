@@ -12,7 +12,6 @@ workload is `user:my-train`: comparable with itself, never with ours, because no
 
 import re
 import secrets
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -213,29 +212,15 @@ def _session(device: Device, planned: Planned, threads: int) -> Session:
 
 
 def _empty(name: str, params: dict[str, bool | int | float | str], dtype: str, work: Work, started: str) -> Record:
-    fields: Sequence[str] = ("timing", "check", "contention", "peak_memory_bytes", "energy", "telemetry")
-    return Record(
+    return record.unmeasured(
+        "not measured",
         workload=USERS_OWN + name,
         version=1,
         params=dict(params),
         identity=Identity(dtype=dtype, data="user", cache="warm", duty="sustained", launch="eager"),
-        device=0,
-        round=0,
         status="skipped",
         reason="",
         work=work,
-        extras={},
-        samples_s=[],
-        unsteady_s=[],
-        step_samples_s=[],
-        timing=None,
-        check=None,
-        contention=None,
-        peak_memory_bytes=None,
-        energy=None,
-        telemetry=None,
-        flags=[],
-        reasons=dict.fromkeys(fields, "not measured"),
         started=started,
         ended=now(),
     )
