@@ -3,6 +3,7 @@
 Everything is imported where it is used: reading results needs no torch, and help needs nothing.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -334,9 +335,6 @@ def estimate_training(*, method: str = "pretrain", tokens: str | int, **options:
     where, rest = _where(options)
     free = ("dp", "tp", "pp", "cp", "ep", "sharding", "recompute", "micro_batch")
     fixed = Fixed(**{name: rest.pop(name, None) for name in free})
-    for name in ("dp", "tp", "pp", "cp", "ep", "micro_batch"):
-        _at_least_one(name, getattr(fixed, name))
-    _at_least_one("global_batch", rest.get("global_batch"))
     count = units.parse_count(tokens) if isinstance(tokens, str) else tokens
     return ask.training(ask.Training(tokens=count, method=cast(Any, method), fixed=fixed, **rest), where)
 
@@ -368,7 +366,9 @@ def plan(
     from bench.estimate.answer import ask
     from bench.estimate.answer.plan import Limit
 
-    where, _ = _where(options)
+    where, rest = _where({**options, "seq": seq, "purchase_price": purchase_price})
+    if unknown := rest.keys() - {"seq", "purchase_price"}:
+        raise TypeError(f"plan() has no {', '.join(sorted(unknown))}")
     limit = Limit(days=days, money=budget_money, kwh=kwh)
     return ask.planned(where, limit, seq=seq, precision=cast(Any, precision), purchase=purchase_price)
 
@@ -377,6 +377,7 @@ def _where(options: Document) -> "tuple[Where, Document]":
     """The machines and what is supposed of them, and the options that are left."""
     from bench.estimate.answer.ask import Where
 
+    _refuse_impossible(options)
     rest = dict(options)
     paths = rest.pop("local", ())
     own, in_quarantine = _evidence(paths) if paths else ((), ())
@@ -403,11 +404,23 @@ def _evidence(paths: Paths) -> "tuple[Sequence[ResultFile], Container[Key]]":
     return files, quarantined(files, accepted=looked_at)
 
 
-def _at_least_one(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        from bench.errors import UserError
+_FLAGS = {"lora_rank": "rank", "prompt": "input"}  # where the option is called otherwise
+_COUNTS = (
+    "count", "per_node", "dp", "tp", "pp", "cp", "ep", "micro_batch", "global_batch", "virtual_stages", "lora_rank",
+    "seq", "batch", "prompt", "output", "users",
+)  # fmt: skip
+_AMOUNTS = ("link", "network", "requests_per_hour", "purchase_price")
 
-        raise UserError(f"--{name.replace('_', '-')} {value}: it is 1 or more")
+
+def _refuse_impossible(options: Document) -> None:
+    """Raises UserError for a count below 1, and for an amount that is no finite number above 0."""
+    from bench.errors import UserError
+
+    for name in (*_COUNTS, *_AMOUNTS):
+        value = options.get(name)
+        if value is not None and not (value >= 1 if name in _COUNTS else 0 < value < math.inf):
+            flag = _FLAGS.get(name, name).replace("_", "-")
+            raise UserError(f"--{flag} {value}: it is {'1 or more' if name in _COUNTS else 'a number above 0'}")
 
 
 def calibrate(paths: Paths = ()) -> list[Document]:

@@ -2,18 +2,22 @@
 
 import math
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import bench
 from bench import chip as chips
+from bench import model as models
 from bench.errors import UserError
+from bench.estimate import memory
 from bench.estimate.answer import assumptions, layouts, plan, scaling, sizes
 from bench.estimate.answer import training as answer
 from bench.estimate.answer.assumptions import Range
 from bench.estimate.answer.layouts import Fixed
 from bench.estimate.answer.training import Means, Memory, Power
-from bench.estimate.job import Cluster, Layout, TrainingJob
+from bench.estimate.job import Cluster, Layout, Stack, TrainingJob
 from bench.estimate.prediction import Interval, Prediction, Term
 
 FLAT = {"goodput": "1", "pue": "1", "electricity_price": "0.2", "carbon_intensity": "0.5", "price_per_hour": "2"}
@@ -210,3 +214,44 @@ def test_every_listed_price_is_of_a_chip_of_the_catalog():
         assert name in chips.names(), name
         price, _ = assumptions.listed_price(name)
         assert price is not None and 0 < price.low <= price.high
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora_rank": -500, "method": "lora"}, {"link": -5e9}, {"link": float("nan")}, {"network": 0.0}, {"seq": 0},
+        {"virtual_stages": 0}, {"count": 0},
+    ],
+)  # fmt: skip
+def test_counts_and_rates_that_cannot_be_are_refused(changes):
+    with pytest.raises(UserError, match="it is "):
+        bench.estimate_training(**{"model": "llama-3.2-1b", "tokens": "1B", "device": "h100-sxm", **changes})
+
+
+def test_serving_refuses_what_cannot_be_and_knows_its_link():
+    asked = {"model": "llama-3.1-8b", "device": "h100-sxm", "count": 2, "tp": 2}
+    for changes in ({"users": 0}, {"tp": 0}, {"requests_per_hour": -20.0}):
+        with pytest.raises(UserError, match="it is "):
+            bench.estimate_serving(**{**asked, **changes})
+    fast, slow = (bench.estimate_serving(**asked, link=link) for link in (None, 1e9))
+    assert fast != slow
+
+
+def test_a_plan_refuses_words_that_it_does_not_know():
+    with pytest.raises(TypeError, match="dayz"):
+        bench.plan(device="h100-sxm", days=3, dayz=3)
+
+
+def test_states_are_shared_over_context_parallel_devices_and_megatron_adds_in_four_bytes():
+    cluster = Cluster(chip=chips.find("h100-sxm"), num_devices=16)
+    asked = TrainingJob(model=models.find("llama-3.1-8b"), cluster=cluster, seq=4096, micro_batch=1, global_batch=64)
+    parts = [
+        memory.training(replace(asked, layout=Layout(dp=dp, cp=cp, sharding="zero3"))).parts
+        for dp, cp in ((16, 1), (8, 2))
+    ]
+    assert parts[0]["optimizer"] == parts[1]["optimizer"]
+    of = {
+        name: memory.needed_bytes(replace(asked, layout=Layout(dp=16, sharding="zero1"), stack=Stack(framework=name)))
+        for name in ("megatron", "Megatron-LM", "nemo", "torch-fsdp")
+    }
+    assert of["megatron"] == of["Megatron-LM"] == of["nemo"] > of["torch-fsdp"]

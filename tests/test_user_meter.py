@@ -7,6 +7,7 @@ import pytest
 import bench
 from bench import record
 from bench.errors import UserError
+from bench.measure import case, user
 
 
 def _loop(meter, steps, seconds=0.002):
@@ -69,3 +70,24 @@ def test_a_loop_that_ends_while_it_settles_says_so(tmp_path):
 def test_a_name_that_could_be_a_path_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="is no name"):
         bench.meter("../etc", device="cpu", out=tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize(
+    "counts", [{"flops_per_step": -3}, {"seq": -5}, {"seq": 0}, {"tokens_per_step": 64, "seq": 128}]
+)
+def test_counts_that_cannot_be_are_refused_before_anything_runs(tmp_path, counts):
+    with pytest.raises(UserError):
+        bench.meter("own", device="cpu", model="tiny", out=tmp_path / "x.jsonl", **counts)
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_loop_of_many_hours_keeps_as_many_samples_as_a_file_may_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(user, "BLOCK_S", 0.0)
+    monkeypatch.setattr(case, "MOST_STEPS", 100)
+    path = tmp_path / "own.jsonl"
+    with bench.meter("long", device="cpu", out=path, settle_steps=1) as meter:
+        for _ in range(1001):
+            meter.step()
+    (one,) = record.read(path).records
+    assert one.status == "ok" and 50 <= len(one.samples_s) <= 100
+    assert one.timing.window_s > 2 * sum(one.samples_s)  # of all blocks, and not of those that were kept

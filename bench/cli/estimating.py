@@ -26,12 +26,14 @@ def _supposed(command: Command) -> Command:
         click.option("--electricity-price", metavar="X|X..Y", help="A kWh.  [default: 0.10..0.30]"),
         click.option("--pue", metavar="X|X..Y", help="Facility by machines.  [default: 1.2..1.6]"),
         click.option("--carbon-intensity", metavar="X|X..Y", help="kg CO2e a kWh.  [default: 0.38..0.58]"),
-        click.option("--goodput", metavar="X|X..Y", help="Share of time in steps that count.  [default: 0.90..0.98]"),
         as_json,
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+_goodput = click.option("--goodput", metavar="X|X..Y", help="Share of time in steps that count.  [default: 0.90..0.98]")
 
 
 def _job(command: Command) -> Command:
@@ -101,6 +103,7 @@ def estimate(ctx: click.Context, rows: Path | None, out: Path | None, local: Pat
 
 @estimate.command("train")
 @_job
+@_goodput
 @_supposed
 def estimate_train(as_json: bool, **options: Any) -> None:
     """Estimate a pretraining run: does it fit, how long, how many kWh, how much money."""
@@ -111,6 +114,7 @@ def estimate_train(as_json: bool, **options: Any) -> None:
 @click.option("--method", type=click.Choice(["full", "lora", "qlora"]), required=True)
 @click.option("--rank", default=16, metavar="N", help="Of LoRA's matrices.  [default: 16]")
 @_job
+@_goodput
 @_supposed
 def estimate_finetune(as_json: bool, method: str, rank: int, **options: Any) -> None:
     """Estimate a fine-tuning run: full, LoRA or QLoRA."""
@@ -156,6 +160,7 @@ def estimate_serve(as_json: bool, **options: Any) -> None:
 @click.option("--seq", type=int, default=2048, metavar="N", help="Tokens of a sequence.  [default: 2048]")
 @click.option("--precision", type=click.Choice(_PRECISIONS), help="[default: bf16 where there is it]")
 @click.option("--purchase-price", type=float, metavar="X", help="Of one device, to weigh renting against buying.")
+@_goodput
 @_supposed
 def plan(as_json: bool, **options: Any) -> None:
     """Plan: the best model that these machines can train within a limit, and what would change it."""

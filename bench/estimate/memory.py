@@ -13,6 +13,7 @@ from bench.estimate.job import Layout, Recompute, ServingJob, TrainingJob
 from bench.estimate.own.operations import adapter_parameters
 from bench.estimate.own.step_memory import Footprint, widest
 from bench.estimate.serving.step import WEIGHT_BYTES
+from bench.estimate.training.frameworks import habits
 
 # Bytes that a value takes, by the precision in which products are done.
 _WIDTH = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 2, "fp4": 2}
@@ -46,7 +47,9 @@ def training(job: TrainingJob) -> Footprint:
     """The larger of two moments: the loss's backward pass, and when all gradients are there."""
     layout, width = job.layout, _WIDTH[job.precision]
     states = _states(job)
-    kept = activation_bytes(job.model, job.micro_batch * job.seq // layout.cp, width, job.recompute, layout, job.method)
+    kept = activation_bytes(
+        job.model, job.micro_batch * job.seq // layout.cp, width, job.recompute, layout, job.method, job.lora_rank
+    )
     stages_held = (
         layout.pp
         if layout.virtual_stages == 1
@@ -96,7 +99,13 @@ def fits(job: TrainingJob | ServingJob, *, overhead: float = _FRAGMENTATION, spr
 
 
 def activation_bytes(
-    model: Model, tokens: float, width: int, recompute: Recompute, layout: Layout, method: str = "pretrain"
+    model: Model,
+    tokens: float,
+    width: int,
+    recompute: Recompute,
+    layout: Layout,
+    method: str = "pretrain",
+    rank: int = 16,
 ) -> float:
     """What autograd keeps of a micro-batch of `tokens`, all layers, with fused attention and no dropout.
 
@@ -104,7 +113,7 @@ def activation_bytes(
     hidden vectors, after Korthikanti et al. 2022, section 4; with tensor parallelism what lies between the products is
     split only where sequences are (their equation 4).
     """
-    stream, inner = _layer_elements(model, method)
+    stream, inner = _layer_elements(model, method, rank)
     outside = layout.tp if layout.sequence_parallel else 1
     layer = tokens * width * (stream / outside + inner / layout.tp) + tokens * 4 * model.num_attention_heads / layout.tp
     block = tokens * width * model.hidden_size / outside
@@ -122,16 +131,18 @@ def _states(job: TrainingJob) -> dict[str, float]:
     model, layout = job.model, job.layout
     local = _local_parameters(model, layout)
     width = _WIDTH[job.precision]
+    replicas = layout.dp * layout.cp
     if job.method in ("lora", "qlora"):
         adapters = adapter_parameters(model, job.lora_rank) / (layout.tp * layout.pp)
         quantised = model.layer_matmul_parameters / (layout.tp * layout.pp) if job.method == "qlora" else 0.0
         frozen = quantised * _NF4_BYTES + (local - quantised) * width
         if job.layout.sharding == "zero3":
-            frozen = frozen / layout.dp + 2 * _largest_block(model, layout) * width
+            frozen = frozen / replicas + 2 * _largest_block(model, layout) * width
         return {"weights": frozen + 4 * adapters, "gradients": 4 * adapters, "optimizer": 8 * adapters}
-    shards = {name: layout.dp if level <= _LEVEL[layout.sharding] else 1 for name, level in _SHARDED.items()}
+    shards = {name: replicas if level <= _LEVEL[layout.sharding] else 1 for name, level in _SHARDED.items()}
     narrow = width < 4 and job.stack.framework != "accelmark"
-    weight, gradient, moments = (width, 4 if job.stack.framework == "megatron" else width, 12) if narrow else (4, 4, 8)
+    megatron = habits(job.stack.framework).framework.startswith("megatron")  # adds gradients up in four bytes
+    weight, gradient, moments = (width, 4 if megatron else width, 12) if narrow else (4, 4, 8)
     parts = {
         "weights": weight * local / shards["weights"],
         "gradients": gradient * local / shards["gradients"],
@@ -167,13 +178,13 @@ def _largest_block(model: Model, layout: Layout) -> float:
     return max(block, model.embedding_parameters) / layout.tp
 
 
-def _layer_elements(model: Model, method: str) -> tuple[float, float]:
+def _layer_elements(model: Model, method: str, rank: int) -> tuple[float, float]:
     """Elements that a layer keeps of a token: of the stream's width, and of what tensor parallelism splits."""
     stream = 4 * model.hidden_size * (1.5 if model.norm_place == "both" else 1)
     copies = 4 if model.num_mlp_matrices == 3 else 2  # gate, its activation, up and their product; or up and activation
     inner = 2 * model.query_size + 2 * model.key_value_size + copies * widest(model)
     if method in ("lora", "qlora"):
-        inner += 16 * (4 + model.num_mlp_matrices)  # what stands between an adapter's two matrices
+        inner += rank * (4 + model.num_mlp_matrices)  # what stands between an adapter's two matrices
     return stream, inner
 
 
@@ -204,7 +215,7 @@ def _knobs(job: TrainingJob | ServingJob) -> list[tuple[str, TrainingJob | Servi
         return found
     layout, found = job.layout, []
     for level in ("zero1", "zero2", "zero3"):
-        if layout.dp > 1 and _LEVEL[level] > _LEVEL[layout.sharding]:
+        if layout.dp * layout.cp > 1 and _LEVEL[level] > _LEVEL[layout.sharding]:
             found.append((f"sharding {level}", replace(job, layout=replace(layout, sharding=level))))
     for batch in _halves(job.micro_batch):
         found.append((f"micro-batch {batch} in place of {job.micro_batch}", replace(job, micro_batch=batch)))

@@ -242,7 +242,7 @@ class _Draft:
             extras=self.case.extras() | facts,
             samples_s=_rounded(measured.samples_s),
             unsteady_s=_rounded(measured.unsteady_s),
-            step_samples_s=_rounded(_thinned(measured.step_samples_s)),
+            step_samples_s=_rounded(thinned(measured.step_samples_s)),
             timing=Timing(
                 clock=device.clock,
                 repeats=measured.repeats,
@@ -354,7 +354,7 @@ def _finite(error: float) -> float:
     return error if math.isfinite(error) else 1e30
 
 
-def _thinned(samples: list[float]) -> list[float]:
+def thinned(samples: list[float]) -> list[float]:
     """Every second, third, ... of them where there are more than a record keeps: still spread over the whole window."""
     return samples[:: math.ceil(len(samples) / MOST_STEPS) or 1]
 

@@ -25,7 +25,7 @@ from bench.device import Device
 from bench.errors import UserError, describe
 from bench.measure import contention, environment, preflight, telemetry
 from bench.measure import meter as meters
-from bench.measure.case import now
+from bench.measure.case import now, thinned
 from bench.measure.journal import Journal, refuse_existing
 from bench.record import Identity, Planned, Protocol, Record, Session, Speeds, Timing, Work
 from bench.workload import USERS_OWN
@@ -54,13 +54,17 @@ class UserMeter:
             raise UserError(f"'{name:.80}' is no name: letters, digits, '-', '_' and '.', at most 60")
         if tokens_per_step < 0 or settle_steps < 1:
             raise UserError("tokens_per_step must be 0 or more, settle_steps 1 or more")
+        if (flops_per_step or 0) < 0:
+            raise UserError("flops_per_step must be 0 or more")
+        if seq is not None and (seq < 1 or tokens_per_step % seq):
+            raise UserError(f"seq {seq}: tokens_per_step ({tokens_per_step}) must be a multiple of it")
         refuse_existing(path)
         shape = models.find(models.adopt(model)) if model else None
         self._name, self._path, self._dtype, self._settle_steps = name, path, dtype, settle_steps
         self._params: dict[str, bool | int | float | str] = {"tokens_per_step": tokens_per_step, "dtype": dtype}
         self._params |= {"model": shape.name} if shape else {}
         self._params |= {"seq": seq} if seq else {}
-        self._work = Cost(gemm_flops=_flops(shape, tokens_per_step, seq, flops_per_step), tokens=tokens_per_step)
+        self._work = _work(shape, tokens_per_step, seq, flops_per_step)
         self._device = devices.find(device)[0]
         self._samples_s: list[float] = []
         self._weights: list[int] = []
@@ -140,7 +144,7 @@ class UserMeter:
             base,
             status="ok",
             reason=None,
-            samples_s=[float(f"{one:.7g}") for one in self._samples_s],
+            samples_s=[float(f"{one:.7g}") for one in thinned(self._samples_s)],
             timing=Timing(
                 clock="host" if self._device.clock == "event" else self._device.clock,
                 repeats=max(1, round(sum(self._weights) / len(self._weights))), input_sets=1,
@@ -167,14 +171,12 @@ def record_of(base: Record, **changes: object) -> Record:
     return msgspec.structs.replace(base, **changes)
 
 
-def _flops(shape: Model | None, tokens: int, seq: int | None, given: int | None) -> int:
+def _work(shape: Model | None, tokens: int, seq: int | None, given: int | None) -> Cost:
     """Of a training step: forward and twice that backward; attention where the sequence is known; else 0."""
-    if given is not None:
-        return given
-    if shape is None:
-        return 0
+    if given is not None or shape is None:
+        return Cost(gemm_flops=given or 0, tokens=tokens)
     attention = shape.attention_flops(tokens // seq, seq) if seq else 0
-    return 3 * (2 * shape.matmul_parameters * tokens + attention)
+    return Cost(gemm_flops=3 * 2 * shape.matmul_parameters * tokens, attention_flops=3 * attention, tokens=tokens)
 
 
 def _session(device: Device, planned: Planned, threads: int) -> Session:

@@ -61,10 +61,13 @@ def calibrated(cluster: Cluster, own: Sequence[ResultFile], in_quarantine: Conta
         return None
     made = calibration.calibrations(own, in_quarantine)
     for one in made:
-        if one.machine.chip == cluster.chip.name:
+        if one.machine.chip == cluster.chip.name or one.machine.name in cluster.chip.driver_names:
             return one
     names = ", ".join(f"{one.machine.name} (chip {one.machine.chip or 'unknown'})" for one in made)
-    raise UserError(f"the files of --local are of {names}, and the estimate is asked for {cluster.chip.name}")
+    raise UserError(
+        f"the files of --local are of {names}, and the estimate is asked for {cluster.chip.name}: "
+        "give --device a .toml file that has this name among its driver_names"
+    )
 
 
 def _seconds(job: TrainingJob) -> float | None:

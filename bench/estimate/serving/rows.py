@@ -6,9 +6,10 @@ the energy that was measured; it is never read.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from bench.estimate.job import ServingJob
+from bench.estimate.job import Cluster, ServingJob
 from bench.estimate.prediction import Prediction, Term, refused
 from bench.estimate.published import Row
 from bench.estimate.serving import fitted as fits
@@ -50,6 +51,13 @@ def predict_job(job: ServingJob, local: Sequence[Row] = ()) -> Prediction:
     return prediction
 
 
+def _link_bytes_per_s(cluster: Cluster, tp: int) -> float | None:
+    """Of the slowest link between devices that share a layer; None where it is not known."""
+    if tp > cluster.devices_per_node:
+        return cluster.network_bytes_per_s
+    return cluster.link_bytes_per_s or cluster.chip.link_bytes_per_s
+
+
 def case_of(job: ServingJob) -> Case:
     """The job as if it were a row."""
     chip = job.cluster.chip
@@ -70,7 +78,7 @@ def case_of(job: ServingJob) -> Case:
         stack=Stack(framework=family, variant=variant, weights=weights, chip=chip),
         job=serving.Serving(
             footprint=footprint.of_model(job.model),
-            chip=chip,
+            chip=replace(chip, link_bytes_per_s=_link_bytes_per_s(job.cluster, tp)),
             devices=tp * layout.pp,
             tp=tp,
             pp=layout.pp,

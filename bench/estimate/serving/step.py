@@ -249,9 +249,3 @@ def ideal(job: Serving) -> Ideal:
 def latency_s(ideal: Ideal, rates: Rates) -> Any:
     """From the whole batch given to the last token of all."""
     return total(prefill_s(ideal, rates)) + ideal.waves * ideal.steps * total(step_s(ideal, rates))
-
-
-def pace_s(ideal: Ideal, rates: Rates, prompt: Any) -> Any:
-    """Mean seconds of one step when sequences that end are replaced at once: the step, and its share of prefills."""
-    each = total(prefill_s(ideal, rates)) / (ideal.steps + 1.0)
-    return total(step_s(ideal, rates)) + each
