@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bench import chip, model, record, workload
 from bench.analyze import calibrated
 from bench.device.virtual import Spec, Virtual
 from bench.errors import UserError
+from bench.estimate.answer import evidence
 from bench.estimate.job import Cluster, Layout, ServingJob, Stack, TrainingJob
 from bench.estimate.own import calibration
 from bench.estimate.own import predict as local
@@ -328,3 +330,13 @@ def test_the_command_prints_what_python_gives(tmp_path: Path, build: Any, quick:
 def test_every_golden_file_can_be_calibrated_from(golden: Path) -> None:
     (made,) = calibration.calibrations([record.read(golden)])
     assert made.full_steps and made.left_out
+
+
+def test_a_device_of_no_catalog_is_known_by_the_name_in_its_file(quick: ResultFile) -> None:
+    facts = msgspec.structs.replace(quick.session.devices[0], chip=None, name="A CPU of ours")
+    session = msgspec.structs.replace(quick.session, devices=[facts])
+    file = ResultFile(name="f", session=session, records=quick.records, torn=False)
+    ours = replace(chip.find("h100-sxm"), name="ours", driver_names=("A CPU of ours",))
+    assert evidence.calibrated(Cluster(chip=ours), [file]) is not None
+    with pytest.raises(UserError, match="driver_names"):
+        evidence.calibrated(Cluster(chip=chip.find("h100-sxm")), [file])
