@@ -319,10 +319,10 @@ def test_what_a_graph_puts_out_is_compared_with_the_step(
 
 def test_a_window_of_very_many_steps_is_a_record_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker whose record is refused looks as if it had died."""
-    assert case._thinned([]) == []
+    assert case.thinned([]) == []
     monkeypatch.setattr(case, "MOST_STEPS", 10)
-    assert case._thinned([1.0] * 10) == [1.0] * 10
-    assert case._thinned([float(place) for place in range(25)]) == [float(place) for place in range(0, 25, 3)]
+    assert case.thinned([1.0] * 10) == [1.0] * 10
+    assert case.thinned([float(place) for place in range(25)]) == [float(place) for place in range(0, 25, 3)]
     many = msgspec.structs.replace(BRIEF, sample_s=0.02, max_samples=2, max_time_s=1.0)
     (measured,) = records_of(devices.find("virtual")[0], "train_step", many)
     assert 1 < len(measured.step_samples_s) <= 10 < measured.timing.repeats  # type: ignore[union-attr]
