@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 def started(*arguments: Any, folder: Path) -> subprocess.CompletedProcess[str]:
     """A pytest of its own, outside of this clone's settings; it finds the plug-in as anybody's does, as installed."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "ACCELMARK_RESULTS": str(folder)}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**ours, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "ACCELMARK_RESULTS": str(folder)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

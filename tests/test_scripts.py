@@ -652,7 +652,15 @@ def test_the_whole_check_is_every_step_and_stops_at_the_first_that_fails(lab: La
     done = lab.start(script="test")
     assert done.returncode == 0, done.stderr
     assert "the tools for the tests are not in it yet" in done.stderr
-    assert done.stdout.split("\n") == ["ruff check .", "ruff format --check .", "mypy", "lint-imports", "pytest", ""]
+    assert done.stdout.split("\n") == [
+        "ruff check .",
+        "ruff format --check .",
+        "mypy",
+        "lint-imports",
+        "pytest --ignore tests/gpu -n logical --maxprocesses 4 --dist loadfile",
+        "pytest tests/gpu",
+        "",
+    ]
     assert "accelmark: == ruff check" in lines(done)
     assert kept.exists()
 
