@@ -4,11 +4,13 @@ A suite offers fixed rungs of sizes for each workload. Which rung a device gets 
 rough measurement of its speed, so a laptop is not asked for 8192^3 and equal rungs on two machines compare.
 """
 
+import bisect
 import itertools
 import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -203,7 +205,8 @@ def fit(plan: Plan, budget_s: float, *, rounds_fixed: bool = False) -> Plan:
         return plan
     offered = [plan.rounds] if rounds_fixed else range(MOST_ROUNDS, 0, -1)
     reason = f"left out to fit into {budget_s:.0f} s"
-    for count in range(len(plan.cases), 0, -1):
+
+    def with_cases(count: int) -> Plan | None:
         left_out = [(planned, reason) for planned in plan.cases[count:]]
         smaller = replace(plan, cases=plan.cases[:count], skipped=[*left_out, *plan.skipped])
         for rounds in offered:
@@ -211,7 +214,12 @@ def fit(plan: Plan, budget_s: float, *, rounds_fixed: bool = False) -> Plan:
             # Rounds beyond the suite's own are bought with time left over, never with shorter windows.
             if scale >= (1.0 if rounds > plan.rounds else SHORTEST_WINDOW):
                 return _stretched(replace(smaller, rounds=rounds), min(scale, LONGEST_WINDOW))
-    return _stretched(replace(smaller, rounds=offered[-1]), SHORTEST_WINDOW)  # one case is always measured
+        # One case is always measured.
+        return None if count > 1 else _stretched(replace(smaller, rounds=offered[-1]), SHORTEST_WINDOW)
+
+    # What fits with so many cases fits with fewer.
+    most = bisect.bisect_left(range(1, len(plan.cases) + 1), True, key=lambda count: with_cases(count) is None)
+    return cast(Plan, with_cases(most))
 
 
 def settled(current: Speeds, earlier: list[Speeds]) -> Speeds:
