@@ -15,12 +15,12 @@ _DURATIONS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`value` in plain notation with `digits` significant digits: 0.0123, 1.23, 123, 12300."""
+    """`value` in plain notation with `digits` significant digits: 0.0123, 1.23, 123, 12,300."""
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits}g}")
     if abs(rounded) >= 10 ** (digits - 1):
-        return f"{rounded:.0f}"
+        return f"{rounded:,.0f}"
     decimals = digits - 1 - int(f"{abs(rounded):e}".split("e")[1])
     return f"{rounded:.{decimals}f}"
 

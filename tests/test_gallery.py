@@ -31,7 +31,7 @@ def test_the_gallery_of_this_repository_is_current() -> None:
 def test_a_machine_has_its_place_date_commit_and_headline_figures(results: Path) -> None:
     (line,) = [line for line in gallery.gallery(results).splitlines() if "virtual/0123" in line]
     for said in ("Virtual GPU", "2026-11-25", "9b0497219b23 changed", "700 W", "500 TFLOP/s (bfloat16)", "2.00 TB/s",
-                 "64000 tok/s (llama-3.2-1b)", "133 tok/s (llama-3.1-8b)", "28 of 28"):  # fmt: skip
+                 "64,000 tok/s (llama-3.2-1b)", "133 tok/s (llama-3.1-8b)", "28 of 28"):  # fmt: skip
         assert said in line
 
 

@@ -103,7 +103,7 @@ def test_lists_in_csv_are_words(build: Any) -> None:
     [
         (312e12, "FLOP/s", "312 TFLOP/s"),
         (1.21e12, "B/s", "1.21 TB/s"),
-        (10_600.0, "tok/s", "10600 tok/s"),
+        (10_600.0, "tok/s", "10,600 tok/s"),
         (250_000.0, "launch/s", "4.00 µs each"),
         (None, None, "oom"),
     ],

@@ -221,7 +221,7 @@ def _score(found: dict[str, Any] | None) -> list[str]:
 
 
 def rate(row: Row) -> str:
-    """The rate with its unit: 312 TFLOP/s, 1.21 TB/s, 10 600 tok/s; launches as time for one."""
+    """The rate with its unit: 312 TFLOP/s, 1.21 TB/s, 10,600 tok/s; launches as time for one."""
     if row["rate"] is None:
         return plain(row["status"])
     if row["rate_unit"] == "launch/s":
@@ -421,7 +421,7 @@ def _listed(name: str, value: Any) -> str:
     if name == "power_w":
         return f"{value:.0f} W"
     if name in {"parameters", "active_parameters"} and isinstance(value, int):
-        return f"{value:,}".replace(",", " ")
+        return f"{value:,}"
     return plain(", ".join(value) if isinstance(value, list | tuple) else str(value), 90)
 
 

@@ -135,4 +135,4 @@ def _roof(plot: Plot, flops_per_s: float, bytes_per_s: float, *, dashed: bool) -
 def _count(value: float) -> str:
     if value >= 1e5:
         return svg.prefixed(value)
-    return f"{value:,.0f}".replace(",", " ") if value >= 1 else f"{value:g}"
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
