@@ -29,6 +29,7 @@ FULL_POWER = 0.99
 MEASURED = ("quick", "models", "steps", "frontier", "standard")
 # Parts that end with status 1 when one of their own lines fails; these lines are on the page.
 JUDGED = (*MEASURED, "timer", "energy", "identical")
+_SOFTWARE = ("torch", "cuda", "hip", "triton", "pytorch-triton")
 VERDICTS = ("pass", "fail", "inconclusive", "not applicable", "for information")
 
 
@@ -59,7 +60,7 @@ def _machine(out: Path) -> str:
         told = [
             f"driver {device['driver'] or 'unknown'}",
             limit and (limit if default_w is None else f"{limit} of {default_w:.0f} W by default"),
-            *(f"{key} {software[key]}" for key in ("torch", "cuda", "hip", "triton") if key in software),
+            *(f"{key} {software[key]}" for key in _SOFTWARE if key in software),
             f"accelmark {harness['version']} at {harness['commit'] or 'an unknown commit'}"
             + (", changed since" if harness["dirty"] else ""),
             f"method {harness['method']}, {session['started']}",

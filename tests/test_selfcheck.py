@@ -82,6 +82,13 @@ def timers(monkeypatch: pytest.MonkeyPatch) -> list[peers.Agreement]:
     return list(peers.timers(Driven(vendor="cpu", index=0, name="A Board", backend="cpu")))
 
 
+def test_a_torch_whose_own_timer_lacks_a_package_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It imports setuptools, which a virtual environment of Python 3.12 does not have."""
+    monkeypatch.setitem(sys.modules, "torch.utils.benchmark", None)
+    found = {one.name: one for one in timers(monkeypatch)}
+    assert found["torch.utils.benchmark"].passed is None and "torch.utils" in found["torch.utils.benchmark"].reason
+
+
 def test_without_triton_its_timers_have_a_reason_and_the_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setitem(sys.modules, "triton.testing", None)

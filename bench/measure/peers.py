@@ -74,13 +74,14 @@ def _eager(device: Device) -> Iterator[Agreement]:
     """On an accelerator the step is so large that the state of the cache, in which timers differ, does not matter."""
     run = _product(device, LARGE if device.asynchronous else SMALL, "float32")
     theirs = {"long host loop": lambda: _host_loop(device, run)}
-    if device.clock != "virtual":  # whose time no other timer knows
-        theirs["torch.utils.benchmark"] = _torch_timer(run)
+    others = {"torch.utils.benchmark": _torch_timer} if device.clock != "virtual" else {}  # whose time no other knows
     if device.clock == "event":
+        others["triton do_bench"] = _triton_timer
+    for name, peer in others.items():
         try:
-            theirs["triton do_bench"] = _triton_timer(run)
+            theirs[name] = peer(run)
         except _Lacking as error:
-            yield without("triton do_bench", str(error))
+            yield without(name, str(error))
     yield from _in_turns(lambda: timer.measure(device, [run], _PROTOCOL).median_s, theirs, "eager", AGREEMENT)
 
 
@@ -164,17 +165,21 @@ def _host_loop(device: Device, run: timer.Run) -> float:
     return (device.now_s() - start_s) / calls
 
 
-def _torch_timer(run: timer.Run) -> Timer:
-    import torch
-    from torch.utils.benchmark import Timer as TorchTimer
+class _Lacking(Exception):
+    """A peer does not work here; the message says why."""
 
+
+def _torch_timer(run: timer.Run) -> Timer:
+    """Raises _Lacking where what it imports is not there: setuptools, in its newer versions."""
+    import torch
+
+    try:
+        from torch.utils.benchmark import Timer as TorchTimer
+    except ImportError as error:
+        raise _Lacking(describe(error)) from error
     # Its default is one thread, whatever the program uses.
     theirs = TorchTimer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
     return lambda: float(theirs.blocked_autorange(min_run_time=_SECONDS).median)
-
-
-class _Lacking(Exception):
-    """A peer does not work here; the message says why."""
 
 
 def _triton_timer(run: timer.Run) -> Timer:
