@@ -1,6 +1,8 @@
 """Self-checks: what is known is kept, whatever becomes of the worker, and what cannot be compared has its reason."""
 
+import contextlib
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,3 +134,22 @@ def test_the_table_tells_a_reason_from_a_difference() -> None:
         text, (["1.010", "agrees"], ["not applicable", "no C comp"], ["FAILED", "ended"]), strict=True
     ):
         assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize(("ended_in", "turns"), [(1, 0), (4, 0), (5, 2), (6, 2), (7, 3)])
+def test_an_interruption_keeps_the_turns_that_are_whole(
+    ended_in: int, turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Path] = []
+
+    def carry_out(laboratory: Any, planned: Any, session: Any, path: Path, progress: Any) -> Any:
+        begun.append(path)
+        return SimpleNamespace(interrupted=len(begun) == ended_in)
+
+    monkeypatch.setattr(runner, "new_session", lambda *_, **__: SimpleNamespace(id=f"run-{len(begun)}"))
+    monkeypatch.setattr(runner, "carry_out", carry_out)
+    nothing: Any = None
+    with contextlib.nullcontext() if turns else pytest.raises(KeyboardInterrupt):
+        before, after = selfcheck.identical(nothing, nothing, tmp_path, seed=0, turns=3, progress=Silent())
+        assert len(before) == len(after) == turns
+        assert not {*before} & {*after} and {*before, *after} <= {*begun[: ended_in - 1]}

@@ -11,6 +11,9 @@ from bench.measure.plan import Plan
 from bench.measure.powercheck import Verdict
 from bench.measure.process import WorkerProcess
 
+# With one of each side there is no spread to judge a difference by.
+FEWEST_TURNS = 2
+
 
 def timers(device: str, seed: int, progress: runner.Progress) -> list[Agreement]:
     """How other timers read the same call as ours; `progress` is told of each as soon as it is known.
@@ -66,14 +69,20 @@ def _replies(device: str, seed: int, order: messages.Order, kind: type[runner.Re
 def identical(
     laboratory: runner.Laboratory, planned: Plan, folder: Path, *, seed: int, turns: int, progress: runner.Progress
 ) -> tuple[list[Path], list[Path]]:
-    """Files of two sides that are one and the same, measured in turns: A B B A A B B A ..."""
+    """Files of two sides that are one and the same, measured in turns: A B B A A B B A ...
+
+    Ends at Ctrl-C with the turns that are whole; raises KeyboardInterrupt where these are too few to compare.
+    """
     sides: tuple[list[Path], list[Path]] = ([], [])
     for turn in range(turns):
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
             session = runner.new_session(laboratory, planned, seed=seed, argv=["accelmark", "selfcheck", "aa"])
             path = folder / f"{session.id}.jsonl"
             outcome = runner.carry_out(laboratory, planned, session, path, progress)
-            sides[side].append(path)
             if outcome.interrupted:
-                raise KeyboardInterrupt
+                whole = min(map(len, sides))
+                if whole < FEWEST_TURNS:
+                    raise KeyboardInterrupt
+                return sides[0][:whole], sides[1][:whole]
+            sides[side].append(path)
     return sides
