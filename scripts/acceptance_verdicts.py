@@ -37,36 +37,57 @@ def main() -> None:
     """Prints the page."""
     out, said = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [row for name in MEASURED for row in _rows(out / f"{name}.jsonl")]
+    session = _session(out)
     lines = [
-        *_parts(out, said), *_tests(said), *_timers(said), *_identical(said), *_energy(said), *_speed(rows),
-        *_joules(rows), *_frontier(rows), *_peers(said), *_cases(rows), *_files(out),
+        *_parts(out, said), *_told(session), *_tests(said), *_timers(said), *_identical(said), *_energy(said),
+        *_speed(rows), *_joules(rows), *_frontier(rows), *_peers(said), *_cases(rows), *_files(out),
     ]  # fmt: skip
     counts = Counter(verdict for *_, verdict in lines)
-    print(f"# Acceptance{_machine(out)}\n")
+    print(f"# Acceptance{_machine(session)}\n")
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]) + "\n")
     print(tabulate(["check", "measured", "required", "verdict"], [list(line) for line in lines], "github"))
 
 
-def _machine(out: Path) -> str:
-    """What was judged and by what, from the first file that can be read."""
+def _session(out: Path) -> dict[str, Any] | None:
+    """Of the first file that can be read: what was judged, and by what."""
     for name in MEASURED:
         try:
-            session = bench.show(out / f"{name}.jsonl")["session"]
+            session: dict[str, Any] = bench.show(out / f"{name}.jsonl")["session"]
         except (UserError, OSError):
             continue
-        (device, *_), software, harness = session["devices"], session["software"], session["harness"]
-        limit_w, default_w = (device["readings"].get(key) for key in ("power_limit_w", "power_limit_default_w"))
-        limit = None if limit_w is None else f"power limit {limit_w:.0f} W"
-        told = [
-            f"driver {device['driver'] or 'unknown'}",
-            limit and (limit if default_w is None else f"{limit} of {default_w:.0f} W by default"),
-            *(f"{key} {software[key]}" for key in _SOFTWARE if key in software),
-            f"accelmark {harness['version']} at {harness['commit'] or 'an unknown commit'}"
-            + (", changed since" if harness["dirty"] else ""),
-            f"method {harness['method']}, {session['started']}",
-        ]
-        return f": {device['name']}\n\n" + ", ".join(filter(None, told))
-    return ""
+        return session
+    return None
+
+
+def _machine(session: dict[str, Any] | None) -> str:
+    """The rest of the title, and a line below it."""
+    if session is None:
+        return ""
+    (device, *_), software, harness = session["devices"], session["software"], session["harness"]
+    limit_w, default_w = (device["readings"].get(key) for key in ("power_limit_w", "power_limit_default_w"))
+    limit = None if limit_w is None else f"power limit {limit_w:.0f} W"
+    told = [
+        f"driver {device['driver'] or 'unknown'}",
+        limit and (limit if default_w is None else f"{limit} of {default_w:.0f} W by default"),
+        *(f"{key} {software[key]}" for key in _SOFTWARE if key in software),
+        f"accelmark {harness['version']} at {harness['commit'] or 'an unknown commit'}"
+        + (", changed since" if harness["dirty"] else ""),
+        f"method {harness['method']}, {session['started']}",
+    ]
+    return f": {device['name']}\n\n" + ", ".join(filter(None, told))
+
+
+def _told(session: dict[str, Any] | None) -> Iterator[Line]:
+    """What the board tells of itself, and what was found on the machine before anything was measured."""
+    if session is None:
+        return
+    capabilities = session["devices"][0]["capabilities"]
+    withheld = [f"{name} ({why})" for name, why in capabilities.items() if why != "ok"]
+    told = f"{len(capabilities) - len(withheld)} of {len(capabilities)} quantities"
+    told += f", without {', '.join(withheld)}" if withheld else ""
+    yield ("what the board tells of itself", told, "", "for information")
+    for finding in session["preflight"]:
+        yield (f"found before: {finding['code'].replace('_', ' ')}", finding["message"], "", "for information")
 
 
 def _parts(out: Path, said: Path) -> Iterator[Line]:

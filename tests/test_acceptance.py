@@ -98,6 +98,7 @@ def test_a_page_of_verdicts(verdicts: Any, tmp_path: Path, monkeypatch: pytest.M
     shutil.copy(GOLDEN, tmp_path / "quick.jsonl")
     found = page(verdicts, tmp_path, ROWS, capsys, monkeypatch)
     assert found["part quick"] == ("done; 71 s", "at most 90 s", "pass")
+    assert "quantities" in found["what the board tells of itself"][0]
     assert found["part tests"] == ("status 1: 1 failed, 190 passed in 49.10s; 50 s", "", "pass")
     assert found["test test a graph does"] == ("assert 2 &lt; 1", "passes", "fail")
     assert found["part timer"] == ("done, not all of it passes; 40 s", "", "pass")
