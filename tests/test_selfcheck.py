@@ -123,6 +123,41 @@ def test_a_profiler_that_sees_no_kernel_is_no_disagreement(monkeypatch: pytest.M
     assert one.passed is None and "no kernel" in one.reason
 
 
+@pytest.mark.parametrize(("kernel_us", "passed"), [(990.0, True), (1005.0, True), (900.0, False), (1100.0, False)])
+def test_kernels_alone_take_what_our_timer_reads_less_small_gaps(
+    kernel_us: float, passed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of 1 ms has one kernel; what a profiler says of the host's side does not count."""
+    ran: list[int] = []
+
+    class Profile:
+        def __init__(self, **_: Any) -> None:
+            self.before = len(ran)
+
+        def __enter__(self) -> "Profile":
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            pass
+
+        def key_averages(self) -> list[Any]:
+            calls = len(ran) - self.before
+            kernel = SimpleNamespace(
+                device_type="DeviceType.CUDA", self_device_time_total=calls * kernel_us, count=calls
+            )
+            host = SimpleNamespace(device_type="DeviceType.CPU", self_device_time_total=1e9, count=calls)
+            return [host, kernel]
+
+    monkeypatch.setattr("torch.profiler.profile", Profile)
+    monkeypatch.setattr(peers, "_product", lambda *_: lambda: ran.append(1))
+    monkeypatch.setattr(peers, "_host_loop", lambda *_: 0.0)
+    monkeypatch.setattr(peers.timer, "measure", lambda *_: SimpleNamespace(median_s=1e-3))
+    ours, theirs = peers._kernels(Cpu(vendor="cpu", index=0, name="A Board", backend="cpu"))
+    assert ours.ratio == 1.0 and theirs.ratio == pytest.approx(kernel_us / 1000)
+    assert theirs.passed is passed
+    assert theirs.lowest == pytest.approx(1 - peers.AGREEMENT - peers.KERNEL_GAP_S / 1e-3)
+
+
 def test_the_table_tells_a_reason_from_a_difference() -> None:
     def document(one: peers.Agreement) -> dict[str, Any]:
         return {"passed": one.passed, **{name: getattr(one, name) for name in one.__struct_fields__}}
