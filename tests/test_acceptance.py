@@ -252,7 +252,7 @@ def test_what_there_is_no_time_for_is_taken_by_a_second_call_and_the_page_has_bo
         lines = [line for line in acceptance.page().splitlines() if line.startswith("| part")]
         return {line.split("|")[1].split()[1]: line.split("|")[2] for line in lines}
 
-    acceptance.run(seconds=84)  # less than half of what `models` may take, and more than that of `quick`
+    acceptance.run(seconds=89)  # less than half of what `models` may take, and more than that of `quick`
     assert "done" in ends()["timer"] and "skipped" in ends()["models"]
     assert (acceptance.out / "quick.jsonl").exists() and not (acceptance.out / "models.jsonl").exists()
     _, told, _ = acceptance.run("models", "quick")
