@@ -160,6 +160,7 @@ def _identical(said: Path) -> Iterator[Line]:
     different = [row["case"] for row in rows if row["verdict"] in {"faster", "slower"}]
     if rows:
         told = f"{len(different)} of {len(rows)} cases called different" + "".join(f", {case}" for case in different)
+        told += f", {sum(row['verdict'] == 'equivalent' for row in rows)} shown to be equivalent"
         yield ("the same thing measured as two sides", told, "none", _verdict(not different))
 
 

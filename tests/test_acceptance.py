@@ -95,6 +95,8 @@ def test_a_page_of_verdicts(verdicts: Any, tmp_path: Path, monkeypatch: pytest.M
     (said / "timer.txt").write_text(json.dumps([agreement, lacking]))
     told = {"name": "windows of 5 s repeat", "measured": "690.1 W", "required": "below 1 %", "verdict": "pass"}
     (said / "energy.txt").write_text(json.dumps([told]))
+    sides = [{"case": "copy", "verdict": "slower"}, {"case": "norm", "verdict": "equivalent"}]
+    (said / "identical.txt").write_text(json.dumps({"rows": sides}))
     shutil.copy(GOLDEN, tmp_path / "quick.jsonl")
     found = page(verdicts, tmp_path, ROWS, capsys, monkeypatch)
     assert found["part quick"] == ("done; 71 s", "at most 90 s", "pass")
@@ -106,6 +108,8 @@ def test_a_page_of_verdicts(verdicts: Any, tmp_path: Path, monkeypatch: pytest.M
     assert found["timer against do_bench_cudagraph"] == ("no triton", "0.970 to 1.030 of ours", "not applicable")
     assert found["part energy"] == ("out of time of 140 s; 140 s", "", "fail")
     assert found["windows of 5 s repeat"] == ("690.1 W", "below 1 %", "pass")
+    two = ("1 of 2 cases called different, copy, 1 shown to be equivalent", "none", "fail")
+    assert found["the same thing measured as two sides"] == two
     assert found["part steps"] == ("status 2: no model is named 'llama'; 3 s", "", "fail")
     assert found["part peers"] == ("peers: python3 has no transformers", "", "not applicable")
     assert found["part standard"] == ("skipped: 12 s were left, it may take 40 s", "", "not applicable")
