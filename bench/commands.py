@@ -467,13 +467,15 @@ def report(
     }
 
 
-def selfcheck_timer(*, device: str = "default", seed: int = 0) -> list[Document]:
-    """How other timers read the same call as ours."""
+def selfcheck_timer(*, device: str = "default", seed: int = 0, progress: "Progress | None" = None) -> list[Document]:
+    """How other timers read the same call as ours; `passed` is None where there is nothing to compare."""
     import msgspec
 
     from bench.measure import selfcheck
+    from bench.measure.progress import Silent
 
-    return [{**msgspec.to_builtins(one), "passed": one.passed} for one in selfcheck.timers(device, seed)]
+    found = selfcheck.timers(device, seed, progress or Silent())
+    return [{**msgspec.to_builtins(one), "passed": one.passed} for one in found]
 
 
 def selfcheck_energy(*, device: str = "default", seed: int = 0, progress: "Progress | None" = None) -> list[Document]:

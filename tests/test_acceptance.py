@@ -1,22 +1,38 @@
-"""The page of verdicts of scripts/gpu_acceptance: what each part's end and each line comes to."""
+"""scripts/gpu_acceptance: that its parts run, end and come back whatever happens, and what the page makes of them."""
 
 import importlib.util
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "acceptance_verdicts.py"
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "acceptance_verdicts.py"
+GOLDEN = ROOT / "tests" / "golden" / "format-1.jsonl"
+# Generous: what is waited for takes seconds, but the machine may be busy.
+PATIENCE_S = 300.0
+
+# The page of verdicts
+
 PARTS = """\
-quick      done            71 s
-tests      status 1        50 s
-timer      status 1        40 s
-energy     out of time    270 s
-peers      not applicable   1 s
-frontier   status 2         3 s
-standard   skipped          0 s
+devices\tdone\t9\t90\t530
+timer\tstatus 1\t40\t90\t520
+quick\tskipped\t0\t120\t40
+quick\tdone\t71\t120\t530
+tests\tstatus 1\t50\t110\t300
+energy\tout of time\t140\t140\t250
+steps\tstatus 2\t3\t130\t200
+peers\tnot applicable\t1\t100\t150
+quick\tthere already\t0\t120\t150
+standard\tskipped\t0\t40\t12
 """
 
 
@@ -33,48 +49,259 @@ def row(workload: str, **more: Any) -> dict[str, Any]:
     common = {
         "file": "quick.jsonl", "device": "NVIDIA H100 80GB HBM3", "driver": "580.1", "workload": workload,
         "case": workload, "launch": "eager", "status": "ok", "reason": None, "step_s": 1.0, "flags": [], "facts": {},
+        "spread": 0.01, "power_limit_share": 1.0, "energy_per_token_j": None,
     }  # fmt: skip
     return common | more
 
 
 ROWS = [
     row("memory_copy", bytes_per_s=3.0e12, of_datasheet=0.95),
-    row("decode", batch=1, bytes_per_s=1.8e12),
+    row("decode", batch=1, bytes_per_s=1.8e12, energy_per_token_j=0.7, energy_uncertainty=0.05, power_w=610.0),
     row("decode", batch=1, bytes_per_s=2.4e12, launch="graph"),
     row("train_step", compiled=False, mfu_of_datasheet=0.40),
-    row("train_step", compiled=True, mfu_of_datasheet=0.45),
+    row("train_step", case="train_step compiled=True", compiled=True, mfu_of_datasheet=0.45),
     row("memory_frontier", facts={"largest_batch": 10.0, "tries": 5.0}),
-    row("softmax", status="crash", reason="RuntimeError: no"),
+    row("softmax", status="crash", step_s=None, reason="RuntimeError: no"),
 ]
 
 
-def test_a_page_of_verdicts(
-    verdicts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "parts.txt").write_text(PARTS)
-    (tmp_path / "tests.txt").write_text("....\n1 failed, 190 passed in 49.10s\n")
-    agreement = {"name": "triton do_bench", "ratio": 1.2, "lowest": 0.97, "highest": 1.03, "passed": False}
-    (tmp_path / "timer.txt").write_text(json.dumps([agreement]))
-    told = {"name": "windows of 5 s repeat", "measured": "690.1 W", "required": "< 1 %", "verdict": "pass"}
-    (tmp_path / "energy.txt").write_text(json.dumps([told]))
-    monkeypatch.setattr(verdicts, "_rows", lambda folder, name: ROWS if name == "quick" else [])
-    monkeypatch.setattr(sys, "argv", ["acceptance_verdicts.py", str(tmp_path)])
+def page(verdicts: Any, folder: Path, rows: list[Any], capsys: Any, monkeypatch: Any) -> dict[str, tuple[str, ...]]:
+    """Measured, required and verdict of each line by its name; of two of one name the last."""
+    (folder / "said").mkdir(exist_ok=True)
+    if not (folder / "said" / "parts.tsv").exists():
+        (folder / "said" / "parts.tsv").write_text(PARTS)
+    monkeypatch.setattr(verdicts, "_rows", lambda path: rows if path.stem == "quick" else [])
+    monkeypatch.setattr(sys, "argv", ["acceptance_verdicts.py", str(folder), str(folder / "said")])
     verdicts.main()
-    page = capsys.readouterr().out
-    assert page.startswith("# Acceptance: NVIDIA H100 80GB HBM3, driver 580.1\n")
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
-    found = {name.replace("\\", ""): (measured, verdict) for name, measured, _, verdict in cells}
-    assert found["part quick"] == ("done in 71 s", "pass")
-    assert found["part tests"] == ("1 failed, 190 passed in 49.10s in 50 s", "fail")
-    assert found["part timer"] == ("done, with lines that fail in 40 s", "pass")
-    assert found["timer against triton do_bench"][1] == "fail"
-    assert found["part energy"] == ("out of time in 270 s", "fail")
-    assert found["windows of 5 s repeat"] == ("690.1 W", "pass")
-    assert found["part peers"][1] == found["part standard"][1] == "not applicable"
-    assert found["part frontier"][1] == "fail"
-    assert found["copy, share of the datasheet"] == ("95.0 %", "pass")
-    assert found["share of the copy's bandwidth, decode [eager]"] == ("60.0 %", "for information")
-    assert found["share of the copy's bandwidth, decode [graph]"] == ("80.0 %", "pass")
-    assert [verdict for name, _, _, verdict in cells if name.startswith("MFU")] == ["for information", "fail"]
-    assert found["how far it fits, memory_frontier"] == ("largest batch 10", "for information")
-    assert found["quick.jsonl: softmax [eager]"] == ("crash: RuntimeError: no", "fail")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    cells = [[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert all(verdict in verdicts.VERDICTS for *_, verdict in cells)
+    assert all(name and measured for name, measured, _, _ in cells)
+    return {name: tuple(rest) for name, *rest in cells}
+
+
+def test_a_page_of_verdicts(verdicts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    said = tmp_path / "said"
+    said.mkdir()
+    failed = "FAILED tests/gpu/test_gpu.py::test_a_graph_does - assert 2 < 1"
+    (said / "tests.txt").write_text(f"....F\n{failed}\n1 failed, 190 passed in 49.10s\n")
+    (said / "steps.log").write_text("looking\nno model is named 'llama'\n")
+    (said / "peers.log").write_text("peers: python3 has no transformers\n")
+    agreement = {
+        "name": "triton do_bench", "mode": "eager", "median_s": 0.02, "ratio": 1.2, "lowest": 0.97, "highest": 1.03,
+        "passed": False, "reason": "", "broken": False,
+    }  # fmt: skip
+    lacking = {**agreement, "name": "do_bench_cudagraph", "ratio": None, "passed": None, "reason": "no triton"}
+    (said / "timer.txt").write_text(json.dumps([agreement, lacking]))
+    told = {"name": "windows of 5 s repeat", "measured": "690.1 W", "required": "below 1 %", "verdict": "pass"}
+    (said / "energy.txt").write_text(json.dumps([told]))
+    sides = [{"case": "copy", "verdict": "slower"}, {"case": "norm", "verdict": "equivalent"}]
+    (said / "identical.txt").write_text(json.dumps({"rows": sides}))
+    shutil.copy(GOLDEN, tmp_path / "quick.jsonl")
+    found = page(verdicts, tmp_path, ROWS, capsys, monkeypatch)
+    assert found["part quick"] == ("done; 71 s", "at most 90 s", "pass")
+    assert "quantities" in found["what the board tells of itself"][0]
+    assert found["part tests"] == ("status 1: 1 failed, 190 passed in 49.10s; 50 s", "", "pass")
+    assert found["test test a graph does"] == ("assert 2 &lt; 1", "passes", "fail")
+    assert found["part timer"] == ("done, not all of it passes; 40 s", "", "pass")
+    assert found["timer against triton do_bench"][1:] == ("0.970 to 1.030 of ours", "fail")
+    assert found["timer against do_bench_cudagraph"] == ("no triton", "0.970 to 1.030 of ours", "not applicable")
+    assert found["part energy"] == ("out of time of 140 s; 140 s", "", "fail")
+    assert found["windows of 5 s repeat"] == ("690.1 W", "below 1 %", "pass")
+    two = ("1 of 2 cases called different, copy, 1 shown to be equivalent", "none", "fail")
+    assert found["the same thing measured as two sides"] == two
+    assert found["part steps"] == ("status 2: no model is named 'llama'; 3 s", "", "fail")
+    assert found["part peers"] == ("peers: python3 has no transformers", "", "not applicable")
+    assert found["part standard"] == ("skipped: 12 s were left, it may take 40 s", "", "not applicable")
+    assert found["quick: copy, share of the datasheet, memory_copy [eager]"] == (
+        "95.0 % ± 0.9 %",
+        "at least 90 %",
+        "pass",
+    )
+    assert found["quick: share of the copy's bandwidth, decode [eager]"][0::2] == ("60.0 % ± 0.6 %", "for information")
+    assert found["quick: share of the copy's bandwidth, decode [graph]"][0::2] == ("80.0 % ± 0.8 %", "pass")
+    assert found["quick: MFU, train_step [eager]"][1:] == ("", "for information")
+    assert found["quick: MFU, train_step compiled=True [eager]"][1:] == ("at least 50 %", "fail")
+    assert found["quick: energy of a token, decode [eager]"][0] == "700 mJ ± 5.0 % at 610 W"
+    assert found["how far it fits, memory_frontier"] == ("largest batch 10", "", "for information")
+    assert found["cases of quick.jsonl"] == ("6 ok, 1 crash", "none goes wrong", "fail")
+    assert found["quick.jsonl: softmax [eager]"] == ("crash: RuntimeError: no", "ok", "fail")
+
+
+def test_speed_is_judged_on_boards_it_is_meant_for(
+    verdicts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    copy = {"bytes_per_s": 2e12, "of_datasheet": 0.8}
+    name = "quick: copy, share of the datasheet, memory_copy [eager]"
+    for changed, verdict in (
+        ({}, "fail"),
+        ({"device": "NVIDIA A10"}, "for information"),
+        ({"power_limit_share": 0.7}, "for information"),
+        ({"power_limit_share": None}, "fail"),
+        ({"of_datasheet": None}, "not applicable"),
+    ):
+        found = page(verdicts, tmp_path, [row("memory_copy", **copy | changed)], capsys, monkeypatch)
+        assert found[name][-1] == verdict, changed
+
+
+def test_what_was_not_measured_has_a_line_too(
+    verdicts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    found = page(verdicts, tmp_path, [], capsys, monkeypatch)
+    for name in ("copy", "compiled training", "decoding from a graph"):
+        assert found[name][0::2] == ("not measured", "not applicable")
+
+
+# The script, with a python that stands in for the measuring ones
+
+
+STANDING_IN = """\
+#!/usr/bin/env bash
+# Runs what reads, and plays what measures.
+printf '%s\\n' "$*" >>"$CALLS"
+case "$*" in
+    -c*importlib*) echo -n "$LACKING" ;;
+    -c* | scripts/acceptance_verdicts.py*) exec "$REAL" "$@" ;;
+    "-m bench devices --json") echo "$DEVICES" ;;
+    *"--out $OUT/$HANGS.jsonl"*)
+        head -c 9000 "$GOLDEN" >"$OUT/$HANGS.jsonl" # the session and a record, and not the whole next
+        trap 'cp "$GOLDEN" "$OUT/$HANGS.jsonl"; exit 130' TERM
+        touch "$OUT/hangs"
+        for _ in {1..600}; do sleep 0.1; done
+        ;;
+    *" run "*) [[ "$*" =~ --out\\ ([^ ]*) ]] && cp "$GOLDEN" "${BASH_REMATCH[1]}" ;;
+    *pytest*) echo "5 passed in 1.00s" ;;
+    *scripts/peers*) echo "no transformers" >&2; exit 77 ;;
+    *) echo '[]' ;;
+esac
+"""
+NVIDIA = [{"spec": "nvidia:0", "vendor": "nvidia"}, {"spec": "nvidia:1", "vendor": "nvidia"}]
+CPU, ABSENT = [{"spec": "cpu:0", "vendor": "cpu"}], {"nvidia": "is the driver loaded?"}
+ORDER = ["devices", "timer", "quick", "models", "tests", "energy", "steps", "peers", "identical", "frontier"]
+ORDER += ["standard"]
+
+
+class Acceptance:
+    """The script in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self._calls = folder / "out", folder / "calls"
+        self._python = folder / "python"
+        self._python.write_text(STANDING_IN)
+        self._python.chmod(0o755)
+        self.out.mkdir()
+
+    def start(
+        self, *parts: str, seconds: int = 900, lacking: str = "", hangs: str = "none", devices: Any = NVIDIA + CPU
+    ) -> subprocess.Popen[str]:
+        self._calls.write_text("")
+        env = {name: value for name, value in os.environ.items() if not name.startswith("ACCELMARK")}
+        env |= {
+            "ACCELMARK_PYTHON": str(self._python), "ACCELMARK_SECONDS": str(seconds), "CALLS": str(self._calls),
+            "REAL": sys.executable, "LACKING": lacking, "HANGS": hangs, "OUT": str(self.out), "GOLDEN": str(GOLDEN),
+            "DEVICES": devices if isinstance(devices, str) else json.dumps({"devices": devices, "absent": ABSENT}),
+        }  # fmt: skip
+        return subprocess.Popen(
+            ["bash", ROOT / "scripts" / "gpu_acceptance", str(self.out), *parts],
+            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *parts: str, **how: Any) -> tuple[int, str, str]:
+        process = self.start(*parts, **how)
+        told, errors = process.communicate(timeout=PATIENCE_S)
+        return process.returncode, told, errors
+
+    def hang(self, part: str) -> subprocess.Popen[str]:
+        process = self.start(hangs=part)
+        deadline = time.monotonic() + PATIENCE_S
+        while not (self.out / "hangs").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (self.out / "hangs").unlink()
+        return process
+
+    def calls(self) -> list[str]:
+        return self._calls.read_text().splitlines()
+
+    def page(self) -> str:
+        return (self.out / "verdicts.md").read_text()
+
+
+@pytest.fixture
+def acceptance(tmp_path: Path) -> Acceptance:
+    return Acceptance(tmp_path)
+
+
+def test_all_parts_run_in_order_on_one_device_and_few_files_come_back(acceptance: Acceptance) -> None:
+    status, told, errors = acceptance.run()
+    assert (status, errors) == (0, "")
+    said = told.partition("# Acceptance")[0]
+    assert [line.split()[0] for line in said.splitlines()] == ORDER
+    devices = [part for call in acceptance.calls() for part in call.split() if part.startswith("nvidia")]
+    assert set(devices) == {"nvidia:0"}  # of two
+    assert len(list(acceptance.out.iterdir())) <= 8 and acceptance.page() in told
+    with tarfile.open(acceptance.out / "everything.tar.gz") as everything:
+        assert "./tests.txt" in everything.getnames()
+
+
+def test_what_is_lacking_is_said_before_any_part(acceptance: Acceptance) -> None:
+    status, told, errors = acceptance.run(lacking="msgspec pytest ")
+    assert status == 2 and not told and "has no msgspec pytest: see 'On a GPU' in README.md" in errors
+    assert not any("-m bench" in call for call in acceptance.calls())
+
+
+def test_without_an_accelerator_it_does_not_set_out(acceptance: Acceptance) -> None:
+    status, told, errors = acceptance.run(devices=CPU)
+    assert status == 2 and "no accelerator here (nvidia: is the driver loaded?)" in errors
+    assert "timer" not in told and not any("selfcheck" in call for call in acceptance.calls())
+
+
+def test_where_it_is_not_known_what_is_here_the_rest_goes_on(acceptance: Acceptance) -> None:
+    acceptance.run("timer", devices="cut")
+    assert any("selfcheck timer --device default" in call for call in acceptance.calls())
+
+
+def test_without_its_binding_power_is_not_read_and_all_else_is(acceptance: Acceptance) -> None:
+    status, _, errors = acceptance.run("timer", lacking="pynvml ")
+    assert status == 0 and "without nvidia-ml-py" in errors
+    assert any("selfcheck timer" in call for call in acceptance.calls())
+
+
+def test_what_there_is_no_time_for_is_taken_by_a_second_call_and_the_page_has_both(acceptance: Acceptance) -> None:
+    def ends() -> dict[str, str]:
+        lines = [line for line in acceptance.page().splitlines() if line.startswith("| part")]
+        return {line.split("|")[1].split()[1]: line.split("|")[2] for line in lines}
+
+    acceptance.run(seconds=89)  # less than half of what `models` may take, and more than that of `quick`
+    assert "done" in ends()["timer"] and "skipped" in ends()["models"]
+    assert (acceptance.out / "quick.jsonl").exists() and not (acceptance.out / "models.jsonl").exists()
+    _, told, _ = acceptance.run("models", "quick")
+    assert "there already" in told  # a result file is never written over
+    assert all("done" in ends()[name] for name in ("timer", "quick", "models"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_good_order(acceptance: Acceptance, number: signal.Signals) -> None:
+    process = acceptance.hang("models")
+    process.send_signal(number)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert (acceptance.out / "models.jsonl").read_bytes() == GOLDEN.read_bytes()  # its part had time to end
+    assert "part models" in acceptance.page() and "interrupted" in acceptance.page()
+    assert not any("energy" in call for call in acceptance.calls())
+
+
+def test_killed_at_once_it_leaves_files_that_can_be_read(acceptance: Acceptance) -> None:
+    from bench import record
+
+    process = acceptance.hang("models")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=PATIENCE_S)
+    assert record.read(acceptance.out / "quick.jsonl").records
+    torn = record.read(acceptance.out / "models.jsonl")  # of the part at hand what was measured by then
+    assert torn.torn
+    assert "part quick" in acceptance.page() and "part models" not in acceptance.page()
+    with tarfile.open(acceptance.out / "everything.tar.gz") as everything:
+        assert "./parts.tsv" in everything.getnames()
+    status, _, _ = acceptance.run("models")
+    assert status == 0

@@ -25,7 +25,7 @@ from bench import device as devices
 from bench import record, workload
 from bench.device.cpu import Cpu
 from bench.energy import Board, Tick, Trace
-from bench.errors import UserError
+from bench.errors import Unsupported, UserError
 from bench.measure import case, contention, environment, messages, meter, plan, runner, timer
 from bench.measure.journal import Journal
 from bench.measure.process import WorkerProcess
@@ -364,6 +364,38 @@ def test_a_capture_that_runs_out_of_memory_is_the_second_record(monkeypatch: pyt
     eager, graph = records_of(Full())
     assert (eager.status, eager.identity.launch) == ("ok", "eager")
     assert (graph.status, graph.identity.launch) == ("oom", "graph")
+
+
+def test_a_launch_that_breaks_the_context_while_captured_costs_what_comes_after_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device-side assertion: from then on every call of the process fails, and a crash asks for a fresh one."""
+    said = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported"
+
+    class Broken(Simple):
+        clock, asynchronous = "event", True
+
+        def event(self) -> int:
+            return time.perf_counter_ns()
+
+        def seconds_between(self, start: int, end: int) -> float:
+            return (end - start) / 1e9
+
+        def capture(self, run: Any) -> Any:
+            self.spoilt = True
+            raise Unsupported(f"graph capture: {said}")
+
+        def filler(self, num_bytes: int) -> Any:
+            if self.spoilt:
+                raise RuntimeError(said)
+            return super().filler(num_bytes)
+
+    monkeypatch.setattr(timer.Measurement, "launch_bound", True)
+    eager, graph, queued = records_of(Broken())
+    assert (eager.status, eager.identity.launch) == ("ok", "eager") and eager.samples_s
+    assert (graph.status, graph.identity.launch) == ("unsupported", "graph") and graph.reason
+    assert (queued.status, queued.identity.launch) == ("crash", "queued")
+    assert queued.reason and "device-side assert triggered CUDA kernel" in queued.reason
 
 
 # The worker as its parent sees it

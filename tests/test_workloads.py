@@ -781,3 +781,14 @@ def test_no_size_makes_the_arithmetic_take_memory(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_profiler_that_fails_costs_the_profile_and_not_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked last: by then all samples are taken, and their output is checked."""
+    from workloads import _profile
+
+    def refuses(**options: object) -> None:
+        raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES")
+
+    monkeypatch.setattr("torch.profiler.profile", refuses)
+    assert "INSUFFICIENT" in str(_profile.shares(lambda: None)["profile"])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.device import Facts
+from bench.errors import describe
 
 # The first kind whose words are found in the name of a kernel or operation is taken. What torch.compile fuses has names
 # made of the operations in it, and counts as element-wise unless there is a product in it.
@@ -28,11 +29,14 @@ def shares(run: Callable[[], object]) -> Facts:
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
-    run()
-    with profile(activities=activities, acc_events=True) as looked:
+    try:
         run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        with profile(activities=activities, acc_events=True) as looked:
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+    except RuntimeError as error:  # no permission, no memory for one step more: what was measured stands without it
+        return {"profile": describe(error)}
     spent = [(event.key, _own_us(event)) for event in looked.key_averages()]
     total = sum(us for _, us in spent)
     if total <= 0:

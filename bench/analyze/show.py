@@ -283,12 +283,18 @@ def timers(readings: Sequence[dict[str, Any]]) -> str:
     """Other timers beside ours."""
     body = [
         [
-            one["name"], one["mode"], units.seconds(one["median_s"]), f"{one['ratio']:.3f}",
-            f"{one['lowest']:.2f} to {one['highest']:.2f}", "agrees" if one["passed"] else "DIFFERS",
+            one["name"], one["mode"], _or_dash(one["median_s"], units.seconds), _or_dash(one["ratio"], "{:.3f}".format),
+            f"{one['lowest']:.2f} to {one['highest']:.2f}", _agrees(one), plain(one["reason"]),
         ]
         for one in readings
     ]  # fmt: skip
-    return tabulate(["timer", "calls", "median", "to ours", "agrees from", "verdict"], body)
+    return tabulate(["timer", "calls", "median", "to ours", "agrees from", "verdict", ""], body)
+
+
+def _agrees(reading: dict[str, Any]) -> str:
+    if reading["passed"] is None:
+        return "not applicable"
+    return "agrees" if reading["passed"] else "FAILED" if reading["broken"] else "DIFFERS"
 
 
 def verdicts(found: Sequence[dict[str, Any]]) -> str:

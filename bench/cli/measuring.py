@@ -82,8 +82,7 @@ def run(
     from bench.analyze import show
     from bench.measure.plan import Request
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a batch system's end is an interruption: everything is kept
-        signal.signal(number, _interrupt)
+    _keep_at_a_signal()
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
     told = progress_to(progress)
     timeout_s = units.parse_duration(timeout) if timeout else None
@@ -141,6 +140,7 @@ def selfcheck(
     from bench.analyze import show
     from bench.errors import UserError
 
+    _keep_at_a_signal()
     if what != "aa" and (workloads or turns is not None):
         raise UserError(f"selfcheck {what} runs loads of its own: workloads and --turns are for selfcheck aa")
     if what == "energy":
@@ -148,9 +148,9 @@ def selfcheck(
         print_json(verdicts) if as_json else print(show.verdicts(verdicts))
         sys.exit(1 if any(one["verdict"] == "fail" for one in verdicts) else 0)
     if what == "timer":
-        readings = commands.selfcheck_timer(device=device)
+        readings = commands.selfcheck_timer(device=device, progress=progress_to(progress))
         print_json(readings) if as_json else print(show.timers(readings))
-        sys.exit(0 if all(reading["passed"] for reading in readings) else 1)
+        sys.exit(1 if any(reading["passed"] is False for reading in readings) else 0)
     document = commands.selfcheck_aa(workloads, device=device, turns=turns or 5, progress=progress_to(progress))
     print_json(document) if as_json else print_lines(show.comparison(document))
     sys.exit(1 if any(row["verdict"] in {"faster", "slower"} for row in document["rows"]) else 0)
@@ -178,5 +178,12 @@ def _only_resume(*others: Any) -> None:
         )
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _keep_at_a_signal() -> None:
+    """A batch system's end is an interruption like Ctrl-C: everything is kept. One is enough: `timeout` sends two."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)

@@ -20,11 +20,17 @@ from bench.errors import without_paths
 
 # Environment variables that change speed. Their values are stored; no other variable is ever looked at.
 _RELEVANT = (
-    "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "KMP_AFFINITY", "KMP_BLOCKTIME", "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "OMP_PROC_BIND",
-    "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING", "TORCH_BLAS_PREFER_CUBLASLT",
+    "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING",
+    "KMP_AFFINITY", "KMP_BLOCKTIME", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "OMP_PROC_BIND", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING", "TORCHDYNAMO_DISABLE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
 )  # fmt: skip
-_PACKAGES = ("torch", "triton", "numpy", "nvidia-ml-py", "psutil", "torch_npu", "intel-extension-for-pytorch")
+# NGC's and ROCm's builds of torch have a triton of another name.
+_PACKAGES = (
+    "torch", "triton", "pytorch-triton", "pytorch-triton-rocm", "numpy", "nvidia-ml-py", "psutil", "torch_npu",
+    "intel-extension-for-pytorch",
+)  # fmt: skip
 _CGROUP = Path("/sys/fs/cgroup")
 
 

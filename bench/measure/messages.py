@@ -81,10 +81,10 @@ class Finished(msgspec.Struct, tag="finished", frozen=True):
     spoilt: bool
 
 
-class TimersCompared(msgspec.Struct, tag="agreements", frozen=True):
-    """How they read it."""
+class TimerCompared(msgspec.Struct, tag="agreement", frozen=True):
+    """How one of them reads it, sent as soon as it is known. None follows the last."""
 
-    agreements: list[Agreement]
+    agreement: Agreement | None
 
 
 class PowerChecked(msgspec.Struct, tag="verdict", frozen=True):
@@ -100,4 +100,4 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
 
 
 Order = Describe | Probe | Rest | Job | CompareTimers | CheckPower
-Reply = Ready | Described | Probed | Rested | Measured | Finished | TimersCompared | PowerChecked | Refused
+Reply = Ready | Described | Probed | Rested | Measured | Finished | TimerCompared | PowerChecked | Refused

@@ -4,13 +4,15 @@ Each peer is set beside the mode of ours that does what it does: calls launched 
 or, last because a profiler slows what comes after it, the kernels alone.
 """
 
+import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
 from bench import stats, workload
 from bench.device import Device
-from bench.errors import Unsupported
+from bench.errors import Unsupported, describe
 from bench.measure import timer
 from bench.record import Protocol
 
@@ -22,6 +24,7 @@ TURNS = 7
 # Rows of the square matrix product that is timed: on a CPU, on an accelerator, and in a graph.
 SMALL, LARGE, GRAPHED = 1024, 8192, 2048
 GRAPH_CALLS = 32  # in one replay, so that the launch of the graph itself hardly counts
+GRAPH_MS = 100  # of one replay of theirs
 _PROTOCOL = Protocol(
     settle_s=0.2, min_samples=30, min_time_s=0.3, max_time_s=1.0, max_samples=1000, half_width=0.005, sample_s=1e-4
 )
@@ -35,66 +38,99 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     """How one timer reads the same call as ours. `ratio` is its time by ours, the median of the turns."""
 
     name: str
-    mode: str  # "eager", "graph" or "kernels"
-    median_s: float
-    ratio: float
+    mode: str  # "eager", "graph", "kernels", or empty where `reason` says why there is nothing to compare
+    median_s: float | None
+    ratio: float | None
     lowest: float  # ratios that agree
     highest: float
+    reason: str = ""
+    broken: bool = False  # it could have been compared, and that went wrong
 
     @property
-    def passed(self) -> bool:
-        """Whether it agrees."""
+    def passed(self) -> bool | None:
+        """Whether it agrees; None where this device, or what is installed, has nothing to compare."""
+        if self.ratio is None:
+            return False if self.broken else None
         return self.lowest <= self.ratio <= self.highest
 
 
-def timers(device: Device) -> list[Agreement]:
-    """The same step by every timer that works on this device, ours first in each mode."""
-    return [*_eager(device), *_graphs(device), *_kernels(device)]
+def without(name: str, reason: str, *, broken: bool = False) -> Agreement:
+    """A timer that reads nothing here, and why."""
+    return Agreement(
+        name=name, mode="", median_s=None, ratio=None, lowest=1 - AGREEMENT, highest=1 + AGREEMENT,
+        reason=reason, broken=broken,
+    )  # fmt: skip
+
+
+def timers(device: Device) -> Iterator[Agreement]:
+    """The same step by every timer that works on this device, ours first in each mode; each as soon as it is known."""
+    yield from _eager(device)
+    if device.clock == "event":
+        yield from _graphs(device)
+    if device.backend == "cuda":
+        yield from _kernels(device)
 
 
 def _eager(device: Device) -> Iterator[Agreement]:
     """On an accelerator the step is so large that the state of the cache, in which timers differ, does not matter."""
     run = _product(device, LARGE if device.asynchronous else SMALL, "float32")
     theirs = {"long host loop": lambda: _host_loop(device, run)}
-    if device.clock != "virtual":  # whose time no other timer knows
-        theirs |= _torch_and_triton(device, run)
+    others = {"torch.utils.benchmark": _torch_timer} if device.clock != "virtual" else {}  # whose time no other knows
+    if device.clock == "event":
+        others["triton do_bench"] = _triton_timer
+    for name, peer in others.items():
+        try:
+            theirs[name] = peer(run)
+        except _Lacking as error:
+            yield without(name, str(error))
     yield from _in_turns(lambda: timer.measure(device, [run], _PROTOCOL).median_s, theirs, "eager", AGREEMENT)
 
 
 def _graphs(device: Device) -> Iterator[Agreement]:
-    """Nothing where there are no graphs, or no peer that measures them."""
-    if device.clock != "event":
-        return
+    """A reason where there are no graphs, or no peer that measures them."""
+    name = "triton do_bench_cudagraph"
     try:
         from triton.testing import do_bench_cudagraph  # type: ignore[import-not-found]
 
         run = _product(device, GRAPHED, "bfloat16")
         replay = device.capture(lambda: [run() for _ in range(GRAPH_CALLS)])
-    except (ImportError, Unsupported):
+    except (ImportError, Unsupported) as error:
+        yield without(name, describe(error))
         return
-    # It takes and gives milliseconds.
-    theirs = {"triton do_bench_cudagraph": lambda: float(do_bench_cudagraph(run, rep=400, return_mode="median")) / 1e3}
 
     def ours() -> float:
         return timer.measure(device, [replay], _PROTOCOL).shared_by(GRAPH_CALLS).median_s
 
+    # It takes and gives milliseconds, and replays ten graphs of so many.
+    theirs = {name: lambda: float(do_bench_cudagraph(run, rep=GRAPH_MS, return_mode="median")) / 1e3}
     yield from _in_turns(ours, theirs, "graph", GRAPH_AGREEMENT)
 
 
 def _kernels(device: Device) -> Iterator[Agreement]:
-    """What a profiler adds up of the kernels alone: never more than ours, and less by small gaps only."""
-    if device.backend != "cuda":
-        return
+    """What a profiler adds up of the kernels alone: never more than ours, and less by small gaps only.
+
+    Its first start takes a second or two, in which the device rests and may clock up: so that is done once for nothing,
+    and the load is back before the second. In float32, because products of narrow types are bound by the power limit.
+    """
     from torch.profiler import ProfilerActivity, profile
 
-    run = _product(device, LARGE, "bfloat16")
+    run = _product(device, LARGE, "float32")
     ours_s = timer.measure(device, [run], _PROTOCOL).median_s
-    calls = 20
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as found:
-        for _ in range(calls):
-            run()
-        device.synchronize()
-    kernels = [one for one in found.key_averages() if str(getattr(one, "device_type", "")).endswith("CUDA")]
+    calls = max(20, int(_SECONDS / ours_s))
+
+    def profiled(count: int) -> Any:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as found:
+            for _ in range(count):
+                run()
+            device.synchronize()
+        return found.key_averages()
+
+    profiled(1)
+    _host_loop(device, run)
+    kernels = [one for one in profiled(calls) if str(getattr(one, "device_type", "")).endswith("CUDA")]
+    if not kernels:
+        yield without("torch.profiler, kernels", "the profiler saw no kernel: may this user read CUPTI's counters?")
+        return
     total_s = sum(one.self_device_time_total for one in kernels) / calls / 1e6  # it reports microseconds
     gap = KERNEL_GAP_S * max(1.0, sum(one.count for one in kernels) / calls) / ours_s
     yield _agreement("accelmark", "kernels", [ours_s], [1.0], 0.0)
@@ -140,22 +176,31 @@ def _host_loop(device: Device, run: timer.Run) -> float:
     return (device.now_s() - start_s) / calls
 
 
-def _torch_and_triton(device: Device, run: timer.Run) -> dict[str, Timer]:
-    import torch
-    from torch.utils.benchmark import Timer as TorchTimer
+class _Lacking(Exception):
+    """A peer does not work here; the message says why."""
 
+
+def _torch_timer(run: timer.Run) -> Timer:
+    """Raises _Lacking where what it imports is not there: setuptools, in its newer versions."""
+    import torch
+
+    try:
+        from torch.utils.benchmark import Timer as TorchTimer
+    except ImportError as error:
+        raise _Lacking(describe(error)) from error
     # Its default is one thread, whatever the program uses.
     theirs = TorchTimer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-    found: dict[str, Timer] = {
-        "torch.utils.benchmark": lambda: float(theirs.blocked_autorange(min_run_time=_SECONDS).median)
-    }
-    if device.asynchronous:
-        try:
-            from triton.testing import do_bench
-        except ImportError:
-            return found
-        found["triton do_bench"] = lambda: (
-            float(do_bench(run, warmup=500, rep=int(1e3 * _SECONDS), return_mode="median"))
-            / 1e3  # it takes milliseconds
-        )
-    return found
+    return lambda: float(theirs.blocked_autorange(min_run_time=_SECONDS).median)
+
+
+def _triton_timer(run: timer.Run) -> Timer:
+    """Tried once, because its first call compiles a part of its own. Raises _Lacking where that fails."""
+    try:
+        from triton.testing import do_bench
+
+        do_bench(run, warmup=1, rep=1, return_mode="median")
+    # What it lacks, and what it raises then: itself, a C compiler, Python's headers, the driver's library.
+    except (ImportError, OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
+        raise _Lacking(describe(error)) from error
+    # It takes and gives milliseconds.
+    return lambda: float(do_bench(run, warmup=500, rep=int(1e3 * _SECONDS), return_mode="median")) / 1e3

@@ -1,49 +1,88 @@
 """Selfcheck: does this machine, and does this program, measure well? Nothing of the machine is changed."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from bench.measure import environment, messages, runner
+from bench.errors import UserError
+from bench.measure import environment, messages, peers, runner
 from bench.measure.peers import Agreement
 from bench.measure.plan import Plan
 from bench.measure.powercheck import Verdict
 from bench.measure.process import WorkerProcess
 
+# With one of each side there is no spread to judge a difference by.
+FEWEST_TURNS = 2
 
-def timers(device: str, seed: int) -> list[Agreement]:
-    """How other timers read the same call as ours. Raises UserError where `device` names nothing."""
-    process = WorkerProcess(device, environment.usable_threads(), seed)
-    with contextlib.closing(process):
-        return runner.ask(process, messages.CompareTimers(), messages.TimersCompared).agreements
+
+def timers(device: str, seed: int, progress: runner.Progress) -> list[Agreement]:
+    """How other timers read the same call as ours; `progress` is told of each as soon as it is known.
+
+    Ends at Ctrl-C, and where the worker dies, with what is known by then. Raises UserError where nothing is known yet.
+    """
+    found: list[Agreement] = []
+    try:
+        for reply in _replies(device, seed, messages.CompareTimers(), messages.TimerCompared):
+            if (told := reply.agreement) is None:
+                return found
+            progress.note(f"{told.name}: {told.reason or f'{told.ratio:.3f} of ours'}")
+            found.append(told)
+    except UserError as error:
+        if not found:
+            raise
+        found.append(peers.without("all other timers", str(error), broken=True))
+    except KeyboardInterrupt:
+        pass
+    return found
 
 
 def power(device: str, seed: int, progress: runner.Progress) -> list[Verdict]:
     """Whether power and energy are what they are taken for; `progress` is told of each thing as soon as it is known.
 
-    Ends at Ctrl-C with what is known by then. Raises UserError where `device` names nothing.
+    Ends as `timers` does.
     """
-    process = WorkerProcess(device, environment.usable_threads(), seed)
     found: list[Verdict] = []
-    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(process):
-        told = runner.ask(process, messages.CheckPower(), messages.PowerChecked).verdict
-        while told is not None:
+    try:
+        for reply in _replies(device, seed, messages.CheckPower(), messages.PowerChecked):
+            if (told := reply.verdict) is None:
+                return found
             progress.note(f"{told.name}: {told.measured}: {told.verdict}")
             found.append(told)
-            told = runner.answer(process, messages.PowerChecked).verdict
+    except UserError as error:
+        if not found:
+            raise
+        found.append(Verdict(name="the rest of the check", measured=str(error), required="is done", verdict="fail"))
+    except KeyboardInterrupt:
+        pass
     return found
+
+
+def _replies(device: str, seed: int, order: messages.Order, kind: type[runner.Reply]) -> Iterator[runner.Reply]:
+    """A worker's answers to `order`, without end: whoever asks knows the last."""
+    process = WorkerProcess(device, environment.usable_threads(), seed)
+    with contextlib.closing(process):
+        yield runner.ask(process, order, kind)
+        while True:
+            yield runner.answer(process, kind)
 
 
 def identical(
     laboratory: runner.Laboratory, planned: Plan, folder: Path, *, seed: int, turns: int, progress: runner.Progress
 ) -> tuple[list[Path], list[Path]]:
-    """Files of two sides that are one and the same, measured in turns: A B B A A B B A ..."""
+    """Files of two sides that are one and the same, measured in turns: A B B A A B B A ...
+
+    Ends at Ctrl-C with the turns that are whole; raises KeyboardInterrupt where these are too few to compare.
+    """
     sides: tuple[list[Path], list[Path]] = ([], [])
     for turn in range(turns):
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
             session = runner.new_session(laboratory, planned, seed=seed, argv=["accelmark", "selfcheck", "aa"])
             path = folder / f"{session.id}.jsonl"
             outcome = runner.carry_out(laboratory, planned, session, path, progress)
-            sides[side].append(path)
             if outcome.interrupted:
-                raise KeyboardInterrupt
+                whole = min(map(len, sides))
+                if whole < FEWEST_TURNS:
+                    raise KeyboardInterrupt
+                return sides[0][:whole], sides[1][:whole]
+            sides[side].append(path)
     return sides

@@ -32,7 +32,7 @@ from bench.measure.messages import (
     Reply,
     Rest,
     Rested,
-    TimersCompared,
+    TimerCompared,
 )
 from bench.measure.orders import until_the_parent_dies
 from bench.record import Speeds
@@ -97,7 +97,9 @@ class _Server:
             yield Probed(found[0], periods_s)
             return
         if isinstance(order, CompareTimers):
-            yield TimersCompared(peers.timers(self._device))
+            for agreement in peers.timers(self._device):
+                yield TimerCompared(agreement)
+            yield TimerCompared(None)
             return
         if isinstance(order, CheckPower):
             periods_s = self._meter.periods(lambda: speeds.measure(self._device))
