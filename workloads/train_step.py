@@ -163,4 +163,4 @@ class TrainStep(Workload):
             # Relative to the loss of a guess, ln V, because a batch seen often enough leaves almost none.
             return abs(loss - reference) / math.log(shape.vocab_size)
 
-        return Step(run=run, error=error, facts=facts, shares=lambda: shares(run))
+        return Step(run=run, error=error, facts=facts, shares=lambda: shares(run, device))
