@@ -178,13 +178,40 @@ def test_packed_weights_weigh_what_is_declared_and_are_close(bits: Any, dtype: s
     from workloads import _quantized
 
     weight_FE = cpu.normal(64, 128, dtype=dtype)
-    packed = _quantized.pack(weight_FE, bits)
+    packed = _quantized.pack(weight_FE, bits, 1, cpu)
     case = of("dequantised_matmul", m=1, n=64, k=128, weights=bits, dtype=dtype)
     activations = (64 + 128) * case.dtype_bytes
     assert packed.weight_bytes == case.cost().bytes - activations
     off = float((packed.wide() - weight_FE.double()).norm() / weight_FE.double().norm())
     assert off < {"int8": 0.01, "int4": 0.1}[bits]
-    assert packed.kernel == "dequantise and multiply" or dtype == "bfloat16"
+    assert packed.kernel.device is None or dtype == "bfloat16"
+
+
+def test_the_kernel_that_multiplies_so_many_tokens_fastest_is_taken(
+    cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workloads import _quantized
+
+    clock_s = 0.0
+    monkeypatch.setattr(cpu, "now_s", lambda: clock_s)
+    monkeypatch.setattr(_quantized, "_chosen", {})
+
+    def lasting(seconds_a_token: float, name: str, device: str | None) -> Any:
+        def multiply(x_TE: torch.Tensor, codes_FE: torch.Tensor, scales_F: torch.Tensor) -> torch.Tensor:
+            nonlocal clock_s
+            clock_s += 1.0 + seconds_a_token * len(x_TE)
+            return _quantized._widen_int8(x_TE, codes_FE, scales_F)
+
+        return _quantized._Kernel(name, device, _quantized._pack_int8, multiply)
+
+    slow, absent = lasting(9.0, "slow", None), lasting(0.0, "of another device", "cuda")
+    quick = lasting(1.0, "quick", "cpu")
+    weight_FE = cpu.normal(8, 32, dtype="bfloat16")
+    for kernels in ((absent, quick, slow), (absent, slow, quick)):
+        monkeypatch.setattr(_quantized, "_chosen", {})
+        monkeypatch.setitem(_quantized._KERNELS, "int8", kernels)
+        assert _quantized.pack(weight_FE, "int8", 16, cpu).kernel is quick
+    assert _quantized.pack(weight_FE.float(), "int8", 16, cpu).kernel is slow  # torch's own are for bfloat16
 
 
 def test_what_does_not_fill_its_groups_is_refused() -> None:
