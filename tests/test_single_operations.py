@@ -373,3 +373,26 @@ def test_few_rows_of_int8_are_unsupported_on_cuda(cpu: Device, monkeypatch: pyte
     monkeypatch.setattr(cpu, "backend", "cuda")
     with pytest.raises(Unsupported, match="m=16: torch multiplies int8 on CUDA from 17 rows on"):
         small.prepare(cpu)
+
+
+def test_a_back_end_that_is_lacking_brings_torchs_reason_and_no_word_of_the_others() -> None:
+    import warnings
+
+    from workloads._backend import restricted
+
+    said = (
+        "Memory efficient kernel not used because:",
+        "Memory efficient attention has been runtime disabled. (Triggered internally at sdp_utils_cpp.h:552.)",
+        "cuDNN attention kernel not used because:",
+        "cuDNN SDPA does not support this head dim. (Triggered internally at sdp_utils.cpp:600.)",
+    )
+
+    def attention() -> None:
+        for text in said:
+            warnings.warn(text, stacklevel=1)
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    with warnings.catch_warnings(), pytest.raises(Unsupported) as caught:
+        warnings.simplefilter("ignore")
+        restricted(attention, "cudnn")()
+    assert str(caught.value).endswith("for this here: cuDNN SDPA does not support this head dim.")
