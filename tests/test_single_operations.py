@@ -152,6 +152,19 @@ def test_experts_of_odd_sizes_are_right(num_experts: int, tokens: int, n: int, k
     assert cpu.prepare(case).facts() == {"kernel": "loop"}
 
 
+def test_a_grouped_product_takes_rows_of_whole_sixteen_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workloads import _grouped
+
+    monkeypatch.setattr(_grouped, "_tried", lambda *_: True)
+    cpu, bfloat16 = torch.device("cpu"), torch.bfloat16
+    assert _grouped.has_grouped_product(cpu, bfloat16, 24, 8)
+    assert not _grouped.has_grouped_product(cpu, bfloat16, 24, 12)
+    assert not _grouped.has_grouped_product(cpu, bfloat16, 100, 24)
+    # Torch itself refuses them, which was a crash of the case: our loop takes them.
+    x_TE, weights_XEF = torch.ones(2, 12, dtype=bfloat16), torch.ones(1, 12, 8, dtype=bfloat16)
+    assert _grouped.grouped_mm(x_TE, weights_XEF, torch.tensor([2], dtype=torch.int32)).tolist() == [[12.0] * 8] * 2
+
+
 def test_a_grouped_product_is_used_where_there_is_one(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     from workloads import _grouped
 
@@ -358,7 +371,7 @@ def test_what_a_cuda_device_can_do_breaks_no_graph(monkeypatch: pytest.MonkeyPat
     _capability._of_ampere.cache_clear()
 
     def layer(x: torch.Tensor) -> torch.Tensor:
-        able = _capability.is_of_ampere(x.device) and _grouped.has_grouped_product(x.device, x.dtype)
+        able = _capability.is_of_ampere(x.device) and _grouped.has_grouped_product(x.device, x.dtype, 8, 16)
         return x + 1 if able else x
 
     whole = torch.compile(layer, backend="eager", fullgraph=True)
