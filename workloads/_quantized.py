@@ -65,11 +65,13 @@ def _fastest(coded: "_Codes", bits: Bits, weight_FE: Tensor, num_tokens: int, de
 
     Which it is changes from version to version: torch's own for int8 on CUDA reads the weight column by column.
     """
+    here = (None, weight_FE.device.type) if weight_FE.dtype == torch.bfloat16 else (None,)
+    candidates = [kernel for kernel in _KERNELS[bits] if kernel.device in here]
+    if len(candidates) == 1:
+        return candidates[0]
     x_TE = weight_FE[torch.arange(num_tokens, device=weight_FE.device) % len(weight_FE)]
-    best, best_s = None, float("inf")
-    for kernel in _KERNELS[bits]:
-        if kernel.device is not None and (weight_FE.device.type, weight_FE.dtype) != (kernel.device, torch.bfloat16):
-            continue
+    best, best_s = candidates[-1], float("inf")
+    for kernel in candidates:
         try:
             tensors = kernel.pack(coded)
             for _ in range(_TURNS):
@@ -82,7 +84,6 @@ def _fastest(coded: "_Codes", bits: Bits, weight_FE: Tensor, num_tokens: int, de
         except (RuntimeError, AttributeError):  # not of this torch, this chip or these sizes; the last one always works
             if kernel.device is None:
                 raise
-    assert best is not None
     return best
 
 
