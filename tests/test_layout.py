@@ -24,6 +24,12 @@ def test_a_weight_keeps_its_values_and_gets_the_faster_order(columns: bool, monk
         assert torch.equal(weight, before[name]), name
 
 
+def test_of_weights_in_other_types_nothing_is_said() -> None:
+    (cpu,) = devices.find("cpu")
+    transformer = Transformer(model.find("tiny"), cpu, "bfloat16", 16).requires_grad_(False)
+    assert layout.choose_layouts(transformer, 1) == ""
+
+
 def test_the_order_that_is_read_faster_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter([0.0, 1.0, 1.0, 3.0] + [0.0, 2.0, 2.0, 5.0] * 9)
     monkeypatch.setattr(layout.time, "perf_counter", lambda: next(calls))

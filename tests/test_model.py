@@ -107,7 +107,7 @@ ROUNDED = {
 
 # Parameters that a token passes, published rounded, and whether the figure counts the token table.
 ACTIVE = {
-    "mixtral-8x7b": (12.9e9, True),  # Jiang et al. 2024, table 2
+    "mixtral-8x7b": (12.9e9, True),  # Mistral AI's announcement; Jiang et al. 2024 round to 13B
     "mixtral-8x22b": (39e9, True),  # Mistral AI's announcement
     "qwen3-30b-a3b": (3.3e9, True),  # Qwen3 Technical Report
     "qwen3-235b-a22b": (22e9, True),

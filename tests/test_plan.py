@@ -454,6 +454,18 @@ def test_what_a_sweep_makes_that_is_no_case_is_kept_with_its_reason() -> None:
         made("two cores", "attention", settings={"num_kv_heads": ["5"], "num_heads": ["8"], "seq": ["64"]})
 
 
+def test_a_type_of_one_layout_leaves_out_the_suites_other_layouts() -> None:
+    rich = speeds(50e12, 4e12, 80e9, bfloat16=800e12, int8=1400e12)
+    planned = plan.make(Request(workloads=("matmul",), settings={"dtype": ["int8"]}), [rich], 10.0)
+    assert {case.params()["layout"] for case in cases(planned)} == {"nt"}
+    assert {one.params["layout"] for one in planned.refused} == {"nn", "tn"}
+
+
+def test_a_workload_without_any_case_is_a_mistake_beside_others_that_have_some() -> None:
+    with pytest.raises(UserError, match="no multiple"):
+        made("two cores", "rms_norm", "attention", settings={"num_kv_heads": ["5"], "num_heads": ["8"]})
+
+
 def test_a_type_that_no_device_has_is_refused_unless_another_goes_with_it() -> None:
     settings = {"m": ["64"], "n": ["64"], "k": ["64"]}
     with pytest.raises(UserError, match="there is float32, bfloat16, float16"):

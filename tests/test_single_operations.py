@@ -152,6 +152,19 @@ def test_experts_of_odd_sizes_are_right(num_experts: int, tokens: int, n: int, k
     assert cpu.prepare(case).facts() == {"kernel": "loop"}
 
 
+def test_a_grouped_product_takes_rows_of_whole_sixteen_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workloads import _grouped
+
+    monkeypatch.setattr(_grouped, "_tried", lambda *_: True)
+    cpu, bfloat16 = torch.device("cpu"), torch.bfloat16
+    assert _grouped.has_grouped_product(cpu, bfloat16, 24, 8)
+    assert not _grouped.has_grouped_product(cpu, bfloat16, 24, 12)
+    assert not _grouped.has_grouped_product(cpu, bfloat16, 100, 24)
+    # Torch itself refuses them, which was a crash of the case: our loop takes them.
+    x_TE, weights_XEF = torch.ones(2, 12, dtype=bfloat16), torch.ones(1, 12, 8, dtype=bfloat16)
+    assert _grouped.grouped_mm(x_TE, weights_XEF, torch.tensor([2], dtype=torch.int32)).tolist() == [[12.0] * 8] * 2
+
+
 def test_a_grouped_product_is_used_where_there_is_one(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     from workloads import _grouped
 
@@ -178,13 +191,40 @@ def test_packed_weights_weigh_what_is_declared_and_are_close(bits: Any, dtype: s
     from workloads import _quantized
 
     weight_FE = cpu.normal(64, 128, dtype=dtype)
-    packed = _quantized.pack(weight_FE, bits)
+    packed = _quantized.pack(weight_FE, bits, 1, cpu)
     case = of("dequantised_matmul", m=1, n=64, k=128, weights=bits, dtype=dtype)
     activations = (64 + 128) * case.dtype_bytes
     assert packed.weight_bytes == case.cost().bytes - activations
     off = float((packed.wide() - weight_FE.double()).norm() / weight_FE.double().norm())
     assert off < {"int8": 0.01, "int4": 0.1}[bits]
-    assert packed.kernel == "dequantise and multiply" or dtype == "bfloat16"
+    assert packed.kernel.device is None or dtype == "bfloat16"
+
+
+def test_the_kernel_that_multiplies_so_many_tokens_fastest_is_taken(
+    cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workloads import _quantized
+
+    clock_s = 0.0
+    monkeypatch.setattr(cpu, "now_s", lambda: clock_s)
+    monkeypatch.setattr(_quantized, "_chosen", {})
+
+    def lasting(seconds_a_token: float, name: str, device: str | None) -> Any:
+        def multiply(x_TE: torch.Tensor, codes_FE: torch.Tensor, scales_F: torch.Tensor) -> torch.Tensor:
+            nonlocal clock_s
+            clock_s += 1.0 + seconds_a_token * len(x_TE)
+            return _quantized._widen_int8(x_TE, codes_FE, scales_F)
+
+        return _quantized._Kernel(name, device, _quantized._pack_int8, multiply)
+
+    slow, absent = lasting(9.0, "slow", None), lasting(0.0, "of another device", "cuda")
+    quick = lasting(1.0, "quick", "cpu")
+    weight_FE = cpu.normal(8, 32, dtype="bfloat16")
+    for kernels in ((absent, quick, slow), (absent, slow, quick)):
+        monkeypatch.setattr(_quantized, "_chosen", {})
+        monkeypatch.setitem(_quantized._KERNELS, "int8", kernels)
+        assert _quantized.pack(weight_FE, "int8", 16, cpu).kernel is quick
+    assert _quantized.pack(weight_FE.float(), "int8", 16, cpu).kernel is slow  # torch's own are for bfloat16
 
 
 def test_what_does_not_fill_its_groups_is_refused() -> None:
@@ -331,7 +371,7 @@ def test_what_a_cuda_device_can_do_breaks_no_graph(monkeypatch: pytest.MonkeyPat
     _capability._of_ampere.cache_clear()
 
     def layer(x: torch.Tensor) -> torch.Tensor:
-        able = _capability.is_of_ampere(x.device) and _grouped.has_grouped_product(x.device, x.dtype)
+        able = _capability.is_of_ampere(x.device) and _grouped.has_grouped_product(x.device, x.dtype, 8, 16)
         return x + 1 if able else x
 
     whole = torch.compile(layer, backend="eager", fullgraph=True)
@@ -346,3 +386,26 @@ def test_few_rows_of_int8_are_unsupported_on_cuda(cpu: Device, monkeypatch: pyte
     monkeypatch.setattr(cpu, "backend", "cuda")
     with pytest.raises(Unsupported, match="m=16: torch multiplies int8 on CUDA from 17 rows on"):
         small.prepare(cpu)
+
+
+def test_a_back_end_that_is_lacking_brings_torchs_reason_and_no_word_of_the_others() -> None:
+    import warnings
+
+    from workloads._backend import restricted
+
+    said = (
+        "Memory efficient kernel not used because:",
+        "Memory efficient attention has been runtime disabled. (Triggered internally at sdp_utils_cpp.h:552.)",
+        "cuDNN attention kernel not used because:",
+        "cuDNN SDPA does not support this head dim. (Triggered internally at sdp_utils.cpp:600.)",
+    )
+
+    def attention() -> None:
+        for text in said:
+            warnings.warn(text, stacklevel=1)
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(Unsupported, match=r"for this here: cuDNN SDPA does not support this head dim\.$"):
+            restricted(attention, "cudnn")()

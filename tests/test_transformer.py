@@ -422,20 +422,25 @@ def test_attention_that_is_not_fused_goes_in_slices(cpu: Device, monkeypatch: py
 def test_quantised_layers_compute_with_the_weights_that_they_say(
     name: str, dtype: str, kind: Any, cpu: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workloads.models import quantized
+    from workloads import _quantized
+    from workloads.models.quantized import quantize
 
-    for kernels in (quantized._KERNELS[kind], quantized._KERNELS[kind][-1:]):  # torch's, and what is left without them
-        monkeypatch.setitem(quantized._KERNELS, kind, kernels)
+    for kernels in (
+        _quantized._KERNELS[kind],
+        _quantized._KERNELS[kind][-1:],
+    ):  # torch's, and what is left without them
+        monkeypatch.setattr(_quantized, "_chosen", {})
+        monkeypatch.setitem(_quantized._KERNELS, kind, kernels)
         sizes: dict[str, Any] = {"intermediate_size": 128, "vocab_size": 128}  # multiples of what kernels take
         shape = dataclasses.replace(shaped(name), **sizes, v_head_dim=16 if name == "latent" else None)
         transformer = built(shape, cpu, dtype).requires_grad_(False)
         linear = transformer.blocks[0].mlp.down
         before, tokens_BS = linear.weight.double(), cpu.tokens(2, LENGTH, vocab_size=97)
-        names = quantized.quantize(transformer, kind, cpu)
+        names = quantize(transformer, kind, cpu, 2, LENGTH)
         down = transformer.blocks[0].mlp.down
-        assert down.kernel in names
+        assert down.packed.kernel.name in names
         assert relative(down.wide_weight(), before) < {"int8": 0.01, "int4": 0.1}[kind]
-        bits = 8 * down.weight_bytes / before.numel()
+        bits = 8 * down.packed.weight_bytes / before.numel()
         assert bits < {"int8": 9, "int4": 7 if dtype == "float32" else 5.1}[kind]
         logits_BSV = transformer.head(transformer(tokens_BS))
         for row in range(2):
@@ -448,13 +453,13 @@ def test_quantising_leaves_tied_heads_and_refuses_experts(cpu: Device) -> None:
     from workloads.models.quantized import QuantizedLinear, quantize
 
     tied = built(dataclasses.replace(small("llama-3.2-1b"), intermediate_size=128), cpu)
-    quantize(tied, "int8", cpu)
+    quantize(tied, "int8", cpu, 1, 1)
     assert tied.head.weight is tied.embedding.weight
     untied = built(dataclasses.replace(small("llama-3.1-8b"), intermediate_size=128), cpu)
-    quantize(untied, "int8", cpu)
+    quantize(untied, "int8", cpu, 1, 1)
     assert isinstance(untied.head, QuantizedLinear)
     with pytest.raises(Unsupported, match="experts"):
-        quantize(built(shaped("experts"), cpu), "int8", cpu)
+        quantize(built(shaped("experts"), cpu), "int8", cpu, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["gpt2-124m", "llama-3.1-8b", "latent", "experts, all"])

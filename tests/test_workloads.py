@@ -675,6 +675,22 @@ def test_a_model_is_known_and_long_enough(name: str, length: str) -> None:
     assert "no model is named" in refusal(name, {**smoke, "model": "/home/somebody/secret.json"})
 
 
+@pytest.mark.parametrize(
+    ("field", "size"), [("hidden_size", 250), ("intermediate_size", 100), ("head_dim", 62), ("num_key_value_heads", 1)]
+)
+def test_products_of_float8_are_of_whole_sixteens_in_each_direction(
+    field: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELMARK_MODEL_FILES", "")
+    narrow = {"head_dim": 24} if field == "num_key_value_heads" else {}
+    changed: Any = {"num_parameters": None, **narrow, field: size}
+    path = tmp_path / "mine.toml"
+    path.write_text(model.text(dataclasses.replace(model.find("tiny"), **changed)))
+    smoke = {**workload.find("train_step").smoke, "model": model.adopt(str(path))}
+    workload.case("train_step", smoke)
+    assert "float8 needs multiples of 16" in refusal("train_step", {**smoke, "dtype": "float8_e4m3fn"})
+
+
 def test_a_copy_is_of_whole_elements() -> None:
     for num_bytes in (1, 5, 1023):
         assert "4" in refusal("memory_copy", {"num_bytes": num_bytes, "dtype": "float32"})
@@ -791,4 +807,4 @@ def test_a_profiler_that_fails_costs_the_profile_and_not_the_measurement(monkeyp
         raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES")
 
     monkeypatch.setattr("torch.profiler.profile", refuses)
-    assert "INSUFFICIENT" in str(_profile.shares(lambda: None)["profile"])
+    assert "INSUFFICIENT" in str(_profile.shares(lambda: None, devices.find("cpu")[0])["profile"])

@@ -65,5 +65,6 @@ def _reason(kind: Any, function: Function, inputs: Any) -> str:
         except RuntimeError:
             pass
     said = [str(one.message).partition(" (Triggered")[0].strip() for one in caught]
-    told = [text for text in said if not text.endswith("because:")]
+    # Of the back ends that were not asked for it says that they are disabled.
+    told = [text for text in said if not text.endswith(("because:", "runtime disabled."))]
     return f": {' '.join(told)[:300]}" if told else ""

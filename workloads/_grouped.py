@@ -21,7 +21,7 @@ def grouped_mm(x_TE: Tensor, weights_XEF: Tensor, offsets_X: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x_TE.device.type):
         dtype = torch.get_autocast_dtype(x_TE.device.type)
         x_TE, weights_XEF = x_TE.to(dtype), weights_XEF.to(dtype)
-    if has_grouped_product(x_TE.device, x_TE.dtype):
+    if has_grouped_product(x_TE.device, x_TE.dtype, *weights_XEF.shape[1:]):
         return torch._grouped_mm(x_TE, weights_XEF, offs=offsets_X)
     ends = offsets_X.tolist()
     sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
@@ -31,12 +31,13 @@ def grouped_mm(x_TE: Tensor, weights_XEF: Tensor, offsets_X: Tensor) -> Tensor:
 
 
 @constant
-def has_grouped_product(device: torch.device, dtype: torch.dtype) -> bool:
+def has_grouped_product(device: torch.device, dtype: torch.dtype, *widths: int) -> bool:
     """Whether torch multiplies groups on this device without waiting for their sizes. Found by trying, once for each.
 
-    Where it has no kernel it falls back to a loop that reads the offsets, which fails while reads are forbidden.
+    Where it has no kernel it falls back to a loop that reads the offsets, which fails while reads are forbidden. It
+    takes rows that begin at multiples of 16 bytes only.
     """
-    return _tried(device, dtype)
+    return _tried(device, dtype) and all(width * dtype.itemsize % 16 == 0 for width in widths)
 
 
 @cache

@@ -11,46 +11,80 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bench.device import Device
+from bench.errors import Unsupported
 from workloads._reference import wide
 
 Bits = Literal["int8", "int4"]
 
 # Columns of a row that share a scale in 4 bits.
 GROUP = 32
+_TURNS = 5
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A quantised weight [F, E] as the best kernel of its device has it."""
+    """A quantised weight [F, E] as the fastest kernel of its device has it."""
 
-    kernel: str
-    weight_bytes: int  # what a product reads of it
-    multiply: Callable[[Tensor], Tensor]  # [T, E] to [T, F]
-    wide: Callable[[], Tensor]  # the weight [F, E] in float64 that the codes stand for
+    kernel: "_Kernel"
+    tensors: tuple[Tensor, Tensor]  # codes as the kernel lays them out, and their scales
+    codes: "_Codes"  # on the host, because a kernel's own layout cannot be read back
+
+    def multiply(self, x_TE: Tensor) -> Tensor:
+        """[T, E] to [T, F]."""
+        return self.kernel.multiply(x_TE, *self.tensors)
+
+    def wide(self) -> Tensor:
+        """The weight [F, E] in float64 that the codes stand for, on the host."""
+        return self.codes.wide()
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a product reads of it."""
+        return sum(int(tensor.nbytes) for tensor in self.tensors)
 
 
-def pack(weight_FE: Tensor, bits: Bits) -> Packed:
-    """The weight in 8 bits, symmetric with a scale for each row, or in 4, from least to greatest of each 32 columns."""
+def pack(weight_FE: Tensor, bits: Bits, num_tokens: int, device: Device) -> Packed:
+    """The weight in 8 bits, symmetric with a scale for each row, or in 4, from least to greatest of each 32 columns.
+
+    Its kernel is the one that multiplies so many tokens fastest. Raises Unsupported for columns that fill no group.
+    """
     coded = _to_int8(weight_FE) if bits == "int8" else _to_int4(weight_FE)
-    tried_TE = weight_FE[:2]
-    for kernel in _KERNELS[bits]:
-        if kernel.devices and (weight_FE.device.type not in kernel.devices or weight_FE.dtype != torch.bfloat16):
-            continue
+    place = (bits, num_tokens, tuple(weight_FE.shape), weight_FE.dtype, device.spec)
+    if place not in _chosen:
+        _chosen[place] = _fastest(coded, bits, weight_FE, num_tokens, device)
+    return Packed(_chosen[place], _chosen[place].pack(coded), coded.on_host())
+
+
+# Kernels of this process, so that layers of one shape are tried once and steps in rotation are alike.
+_chosen: dict[object, "_Kernel"] = {}
+
+
+def _fastest(coded: "_Codes", bits: Bits, weight_FE: Tensor, num_tokens: int, device: Device) -> "_Kernel":
+    """The kernel with the quickest of some products, among those that this torch, chip and shape have.
+
+    Which it is changes from version to version: torch's own for int8 on CUDA reads the weight column by column.
+    """
+    here = (None, weight_FE.device.type) if weight_FE.dtype == torch.bfloat16 else (None,)
+    candidates = [kernel for kernel in _KERNELS[bits] if kernel.device in here]
+    if len(candidates) == 1:
+        return candidates[0]
+    x_TE = weight_FE[torch.arange(num_tokens, device=weight_FE.device) % len(weight_FE)]
+    best, best_s = candidates[-1], float("inf")
+    for kernel in candidates:
         try:
-            packed, scales = kernel.pack(coded)
-            kernel.multiply(tried_TE, packed, scales)
+            tensors = kernel.pack(coded)
+            for _ in range(_TURNS):
+                device.synchronize()
+                start_s = device.now_s()
+                kernel.multiply(x_TE, *tensors)
+                device.synchronize()
+                if (spent_s := device.now_s() - start_s) < best_s:
+                    best, best_s = kernel, spent_s
         except (RuntimeError, AttributeError):  # not of this torch, this chip or these sizes; the last one always works
-            if not kernel.devices:
+            if kernel.device is None:
                 raise
-            continue
-        break
-    kept = coded.on_host()  # because a kernel's own layout cannot be read back
-    return Packed(
-        kernel=kernel.name,
-        weight_bytes=packed.nbytes + scales.nbytes,
-        multiply=lambda x_TE: kernel.multiply(x_TE, packed, scales),
-        wide=lambda: kept.wide(),
-    )
+    return best
 
 
 @dataclass(frozen=True)
@@ -83,6 +117,8 @@ def _to_int8(weight_FE: Tensor) -> _Codes:
 
 
 def _to_int4(weight_FE: Tensor) -> _Codes:
+    if weight_FE.shape[1] % GROUP:
+        raise Unsupported(f"4-bit weights go in groups of {GROUP} columns, and a layer has {weight_FE.shape[1]}")
     grouped_FGC = weight_FE.float().unflatten(1, (-1, GROUP))
     least_FG1, greatest_FG1 = grouped_FGC.amin(-1, keepdim=True), grouped_FGC.amax(-1, keepdim=True)
     scales_FG1 = ((greatest_FG1 - least_FG1).clamp(min=1e-6) / 15).to(weight_FE.dtype)
@@ -96,7 +132,7 @@ class _Kernel:
     """One of torch's products with such a weight: how the weight is laid out for it, and the call."""
 
     name: str
-    devices: tuple[str, ...]  # where it is made for bfloat16, the only type that is worth it; none: it is not a kernel
+    device: str | None  # where it is made for bfloat16, the only type that is worth it; None: it is no kernel of torch
     pack: Callable[[_Codes], tuple[Tensor, Tensor]]
     multiply: Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -157,17 +193,17 @@ def _widen_int4(x_TE: Tensor, packed_FP: Tensor, scales_GF2: Tensor) -> Tensor:
     return functional.linear(x_TE, weight_FGC.flatten(1))
 
 
-# Fastest first; the last works everywhere and writes the whole weight out in each step. For other types than bfloat16
-# torch's kernels are plain loops: on a CPU of two cores 2 to 5 GFLOP/s, where the last reaches 19 to 38. So is the int8
-# one for CUDA, a thread for each number of the product.
+# The last of each works everywhere and writes the whole weight out in each step. For other types than bfloat16 torch's
+# kernels are plain loops: on a CPU of two cores 2 to 5 GFLOP/s, where the last reaches 19 to 38.
 _KERNELS: dict[Bits, tuple[_Kernel, ...]] = {
     "int8": (
-        _Kernel("_weight_int8pack_mm", ("cpu",), _pack_int8, _multiply_int8),
-        _Kernel("dequantise and multiply", (), _pack_int8, _widen_int8),
+        _Kernel("_weight_int8pack_mm", "cpu", _pack_int8, _multiply_int8),
+        _Kernel("_weight_int8pack_mm", "cuda", _pack_int8, _multiply_int8),
+        _Kernel("dequantise and multiply", None, _pack_int8, _widen_int8),
     ),
     "int4": (
-        _Kernel("_weight_int4pack_mm", ("cuda",), _pack_int4, _multiply_int4),
-        _Kernel("_weight_int4pack_mm_for_cpu", ("cpu",), _pack_int4_cpu, _multiply_int4_cpu),
-        _Kernel("dequantise and multiply", (), _pack_pairs, _widen_int4),
+        _Kernel("_weight_int4pack_mm", "cuda", _pack_int4, _multiply_int4),
+        _Kernel("_weight_int4pack_mm_for_cpu", "cpu", _pack_int4_cpu, _multiply_int4_cpu),
+        _Kernel("dequantise and multiply", None, _pack_pairs, _widen_int4),
     ),
 }

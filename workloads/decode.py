@@ -76,7 +76,7 @@ class Decode(Workload):
         shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.context + 1).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.context + 1)
-        kernels = quantize(transformer, self.weights, device) if self.weights != "full" else frozenset()
+        kernels = quantize(transformer, self.weights, device, self.batch, 1) if self.weights != "full" else frozenset()
         layout = choose_layouts(transformer, self.batch) if device.backend == "cpu" else ""
         tokens_BS = device.tokens(self.batch, 1, vocab_size=shape.vocab_size)
 

@@ -55,7 +55,7 @@ class DequantisedMatmul(Workload):
         from workloads._quantized import pack
 
         x_MK = device.normal(self.m, self.k, dtype=self.dtype)
-        packed = pack(device.normal(self.n, self.k, dtype=self.dtype, std=self.k**-0.5), self.weights)
+        packed = pack(device.normal(self.n, self.k, dtype=self.dtype, std=self.k**-0.5), self.weights, self.m, device)
         multiply = packed.multiply
         kept: list[Tensor] = []
 
@@ -72,6 +72,6 @@ class DequantisedMatmul(Workload):
             return relative_error(out_MN[rows], reference_MN) if bool(out_MN.isfinite().all()) else float("inf")
 
         def facts() -> Facts:
-            return {"kernel": packed.kernel}
+            return {"kernel": packed.kernel.name}
 
         return Step(run=run, error=error, facts=facts)

@@ -74,7 +74,7 @@ class GroupedMatmul(Workload):
         groups = [
             (slice(*ends), expert) for expert, ends in enumerate(pairwise([0, *self.ends()])) if ends[0] < ends[1]
         ]
-        grouped = has_grouped_product(x_TK.device, x_TK.dtype)
+        grouped = has_grouped_product(x_TK.device, x_TK.dtype, self.k, self.n)
         kept = [y_TN]
 
         def run_grouped() -> "Tensor":

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 
 from bench.cost import Cost
 from bench.device import Device
-from bench.errors import UserError
 from bench.workload import Scalar, Step, Workload
+from workloads._buffer import length
 from workloads._reference import poison, relative_error
 
 
@@ -23,8 +23,7 @@ class MemoryCopy(Workload):
     def __post_init__(self) -> None:
         """Whole elements only."""
         super().__post_init__()
-        if self.num_bytes % self.dtype_bytes:
-            raise UserError(f"num_bytes={self.num_bytes}: no multiple of {self.dtype_bytes}, the bytes of {self.dtype}")
+        length(self.num_bytes, self.dtype, self.dtype_bytes)
 
     def cost(self) -> Cost:
         """Read once, written once."""
@@ -42,7 +41,7 @@ class MemoryCopy(Workload):
         """Two buffers of normal numbers."""
         import torch
 
-        source = device.normal(self.num_bytes // self.dtype_bytes, dtype=self.dtype)
+        source = device.normal(length(self.num_bytes, self.dtype, self.dtype_bytes), dtype=self.dtype)
         target = torch.zeros_like(source)
 
         def error() -> float:

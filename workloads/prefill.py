@@ -72,7 +72,11 @@ class Prefill(Workload):
         shape = stack(self.model, self.layers)
         transformer = Transformer(shape, device, self.dtype, self.prompt).requires_grad_(False)
         caches = empty_caches(shape, device, self.dtype, self.batch, self.prompt)
-        kernels = quantize(transformer, self.weights, device) if self.weights != "full" else frozenset()
+        kernels = (
+            quantize(transformer, self.weights, device, self.batch, self.prompt)
+            if self.weights != "full"
+            else frozenset()
+        )
         tokens_BS = device.tokens(self.batch, self.prompt, vocab_size=shape.vocab_size)
 
         next_logits, facts = compiled(transformer.next_logits) if self.compiled else (transformer.next_logits, dict)

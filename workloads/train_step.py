@@ -48,9 +48,13 @@ class TrainStep(Workload):
         self.check_model()
 
     def check_model(self) -> None:
-        """Raises UserError for a model of another kind, or one that does not divide as FP8 must."""
+        """Raises UserError for a model of another kind, or one that does not divide as products of FP8 must: each of
+        their three sizes is the inner one in the forward pass or in one of the two products of the backward pass.
+        """
         check_experts(self.name, self.model, self.experts)
-        sizes = {"batch·seq": self.batch * self.seq, "hidden_size": stack(self.model, self.layers).hidden_size}
+        shape = stack(self.model, self.layers)
+        widths = ("hidden_size", "intermediate_size", "query_size", "key_value_size")
+        sizes = {"batch·seq": self.batch * self.seq, **{name: getattr(shape, name) for name in widths}}
         for name, size in sizes.items():
             if self.dtype == "float8_e4m3fn" and size % 16:
                 raise UserError(f"{name} is {size}: float8 needs multiples of 16")
@@ -163,4 +167,4 @@ class TrainStep(Workload):
             # Relative to the loss of a guess, ln V, because a batch seen often enough leaves almost none.
             return abs(loss - reference) / math.log(shape.vocab_size)
 
-        return Step(run=run, error=error, facts=facts, shares=lambda: shares(run))
+        return Step(run=run, error=error, facts=facts, shares=lambda: shares(run, device))

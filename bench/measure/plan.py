@@ -159,8 +159,8 @@ def validate(request: Request) -> None:
     """Raises UserError for what no device could make right, before anything is started."""
     _, entries = _chosen(request)
     nowhere = Speeds(flops_per_s={"float32": 1.0}, bytes_per_s=1.0, free_bytes=1, launch_s=1.0)
-    for entry in entries:
-        _cases(entry, request, nowhere, [])
+    refused: list[Refused] = []
+    _check_refused({case.name for one in entries for case in _cases(one, request, nowhere, refused)}, refused)
 
 
 def make(request: Request, speeds: list[Speeds], start_s: float, metered: list[bool] | None = None) -> Plan:
@@ -178,6 +178,7 @@ def make(request: Request, speeds: list[Speeds], start_s: float, metered: list[b
         for case in _cases(entry, request, device_speeds, refused)
         for part in _parts(case, device_speeds)
     ])  # fmt: skip
+    _check_refused({one.case.name for one in planned}, refused)
     _check_types(planned, request, speeds)
     # Not even the smallest rung fits, or the user asked for too much: on a shared host it would end others' programs.
     too_large = {id(one): _missing_memory(one, speeds[one.device]) for one in planned}
@@ -306,7 +307,7 @@ def _short_name(suite: Suite, kind: str, count: int) -> Entry:
 
 def _cases(entry: Entry, request: Request, speeds: Speeds, refused: list[Refused]) -> list[Workload]:
     """The cases of one entry on one device: its crossed settings, each on the rungs that suit. What the user's values
-    make that is no case is `refused`, as long as some are. Raises UserError where none is.
+    make that is no case is `refused`.
     """
     kind = workload.find(entry.workload)
     fields = workload.parameters(kind)
@@ -328,18 +329,14 @@ def _cases(entry: Entry, request: Request, speeds: Speeds, refused: list[Refused
             rungs.append(rest)
     crossed = {key: _dtypes(values, kind, speeds) if key == "dtype" else values for key, values in crossed.items()}
     chosen: list[Workload] = []
-    errors: list[UserError] = []
     for values in itertools.product(*crossed.values()):
         params = dict(zip(crossed, values, strict=True))
         try:
             offered = _offered(entry.workload, [{**rung, **params} for rung in rungs or [{}]])
         except UserError as error:
-            errors.append(error)
             refused.append(Refused(workload=entry.workload, params=params, reason=str(error)))
         else:
             chosen += _suitable(offered, entry, speeds)
-    if errors and not chosen:
-        raise errors[0]
     return chosen
 
 
@@ -372,6 +369,13 @@ def _parts(case: Workload, speeds: Speeds) -> list[Workload]:
         if stack.memory_bytes() <= MEMORY_SHARE * speeds.free_bytes:
             return [workload.case(case.name, {**params, "layers": half}), stack]
     return [case]
+
+
+def _check_refused(possible: set[str], refused: list[Refused]) -> None:
+    """What a user makes of a workload may be no case now and then; where it is none at all, it is a mistake."""
+    for one in refused:
+        if one.workload not in possible:
+            raise UserError(one.reason)
 
 
 def _check_types(planned: list[PlannedCase], request: Request, speeds: list[Speeds]) -> None:

@@ -21,7 +21,8 @@ _TRIED_BYTES = 256 << 20
 
 def choose_layouts(transformer: Any, num_tokens: int) -> str:
     """Stores each float32 weight of the linear layers in its faster order for products of `num_tokens`; says how many
-    by columns. Weights of one shape are tried together, so that they do not stay in a cache that real steps would miss.
+    by columns, and nothing where there are no such weights. Those of one shape are tried together, so that they do not
+    stay in a cache that real steps would miss.
     """
     alike: dict[tuple[int, ...], list[Any]] = defaultdict(list)
     for module in transformer.modules():
@@ -35,7 +36,7 @@ def choose_layouts(transformer: Any, num_tokens: int) -> str:
             turned += len(modules)
             for module in modules:  # one after the other: there is room for one more, not for all
                 module.weight.data = _turned(module.weight.data)
-    return f"{turned} of {sum(map(len, alike.values()))} weights by columns"
+    return f"{turned} of {sum(map(len, alike.values()))} weights by columns" if alike else ""
 
 
 def _some(modules: list[Any]) -> list[Any]:
