@@ -17,7 +17,7 @@ import msgspec
 
 from bench.device import Device
 from bench.device.virtual import Virtual
-from bench.energy import Board, Trace
+from bench.energy import Board, Rises, Trace
 from bench.measure import environment, sampler
 from bench.measure.timer import Observer, Run
 
@@ -30,15 +30,20 @@ class Meter(Observer):
 
     energy_s: float = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
+        """`reason`: why this one watches nothing."""
         self.board = Board(boundary=None)
         self.trace: Trace | None = None
-        self.reason = ""  # why there is no trace
+        self.reason = reason  # why there is no trace
 
     def periods(self, load: Callable[[], object]) -> dict[str, float]:
         """How often the board publishes, seen under `load`."""
         load()
         return {}
+
+    def rises(self, load: Run) -> Rises:
+        """How power rises under `load`, some tens of milliseconds of it, on this board and on the others here."""
+        return Rises(None, [])
 
     def idle(self, seconds: float) -> Trace | None:
         """What the board tells while nothing runs on it for so long."""
@@ -137,6 +142,7 @@ class ProcessMeter(Meter):
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment.for_children(),
+            start_new_session=True,  # the end of the worker's session must not cut a driver's call short
         )
         self._replies: queue.SimpleQueue[sampler.Reply | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -187,10 +193,20 @@ class ProcessMeter(Meter):
         found = self._answer(ANSWER_LIMIT_S)
         return found.period_s if isinstance(found, sampler.Published) else {}
 
+    def rises(self, load: Run) -> Rises:
+        """Rests first, and runs `load` only where there are other boards."""
+        if self.board.boundary is None:
+            return Rises(None, [])
+        self._device.synchronize()
+        self._tell(sampler.Compare())
+        answer = self._answer(OPEN_LIMIT_S)  # every other board is opened meanwhile
+        if isinstance(answer, sampler.Began):
+            self._hold_until_answered(load)
+            answer = self._answer(ANSWER_LIMIT_S)
+        return answer.rises if isinstance(answer, sampler.Compared) else Rises(None, [])
+
     def close(self) -> None:
-        """Ends the process; one that hangs in a driver is left to the kernel."""
-        with contextlib.suppress(OSError):
-            self._process.kill()
+        """Lets the process close its sensors and end; one that hangs in a driver ends by itself, or by the kernel."""
         # Not standard output: while the other thread reads it, closing waits for the sampler's end.
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ import msgspec
 
 from bench import energy, stats, workload
 from bench.device import Device
-from bench.energy import Trace
+from bench.energy import Rises, Trace
 from bench.measure import timer
 from bench.measure.meter import Meter
 from bench.record import Protocol
@@ -45,6 +45,7 @@ def check(device: Device, meter: Meter, periods_s: dict[str, float]) -> Iterator
     if meter.board.boundary is None:
         yield _na("power and energy", meter.reason or "the board tells neither")
         return
+    yield _identity(rises(device, meter))
     yield from _periods(meter, periods_s)
     yield from _sampler_cost(device, meter)
     busy, light = _loads(device)
@@ -52,6 +53,30 @@ def check(device: Device, meter: Meter, periods_s: dict[str, float]) -> Iterator
     yield from _repeats(device, meter, busy)
     yield from _duty(device, meter, light)
     yield from _limits(device, meter, busy, light)
+
+
+def rises(device: Device, meter: Meter) -> Rises:
+    """How power rises under a copy, on this device's board and on the others that are here.
+
+    Torch and the driver number boards each in its own way, and containers may rename them: a load tells which is which.
+    """
+    step = device.filler(256 << 20)
+
+    def load() -> None:
+        for _ in range(8):
+            step()
+        device.synchronize()
+
+    return meter.rises(load)
+
+
+def _identity(found: Rises) -> Verdict:
+    name = "the load is on this board"
+    if found.own_w is None:
+        return _na(name, "the only board here, or one that tells no power")
+    told = ", ".join(f"{load_w - rest_w:+.0f} W" for rest_w, load_w in found.others_w)
+    rise_w = found.own_w[1] - found.own_w[0]
+    return _judged(name, f"{rise_w:+.0f} W here, {told} elsewhere", "power rises here", not found.mistaken)
 
 
 def _loads(device: Device) -> tuple[Run, Run]:

@@ -3,11 +3,12 @@
 import importlib
 from pathlib import Path
 
-from bench.sensors.base import COUNTERS, HOST_COUNTERS, STATE, TICK, Lost, NoSensors, Reading, Sensors, Withheld
+from bench.sensors.base import COUNTERS, HOST_COUNTERS, SLOW, STATE, TICK, Lost, NoSensors, Reading, Sensors, Withheld
 
 __all__ = [
     "COUNTERS",
     "HOST_COUNTERS",
+    "SLOW",
     "STATE",
     "TICK",
     "Lost",

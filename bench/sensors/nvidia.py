@@ -9,7 +9,7 @@ units and meanings are those of nvml.h (API 13).
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
@@ -146,6 +146,11 @@ _GPM_METRICS = {
 }
 _GPM_APART_S = 0.1  # the header asks for as much between two samples
 
+# XIDs by which a program failed and the board is well, as NVIDIA's device plug-in for Kubernetes has them: exceptions
+# and page faults of a kernel, its end, the clean-up after it, and exceptions of the video unit.
+_PROGRAMS_OWN = {13, 31, 43, 45, 68}
+_MOST_EVENTS = 100  # read at a time: a board in trouble may report without end
+
 
 def open_board(board: str | None) -> "Nvidia":
     """The sensors of the board that torch knows as `GPU-<uuid>`, which may be a slice of one. Raises Withheld."""
@@ -186,6 +191,7 @@ class Nvidia(Sensors):
         self._board = _whole_gpu(nvml, handle) if is_slice else handle
         self._ways: dict[str, Way] = {}  # the way that worked
         self._gpm: Gpm | None = None
+        self._xids: Xids | None = None
         self._scope: int | None = None  # whose power and energy are told, once one of them is
 
     def asks(self) -> dict[str, Callable[[], float]]:
@@ -212,14 +218,45 @@ class Nvidia(Sensors):
         return others | {name: reading.value for name, reading in told.items() if reading.value is not None}
 
     def since_last(self) -> dict[str, float]:
-        """Activity by GPM: shares of the time in which multiprocessors, matrix units and memory had work."""
-        try:
+        """Activity by GPM: shares of the time in which multiprocessors, matrix units and memory had work. The first
+        XID that says of the board that it is not well, where the driver tells them.
+        """
+        told: dict[str, float] = {}
+        # Either is missing from some GPUs, permissions and bindings.
+        with suppress(Withheld, AttributeError):
             if self._gpm is None:
                 self._gpm = self.gpm()
-                return {}
-            return self._gpm.read()
-        except (Withheld, AttributeError):  # a GPU, a permission or a binding without it
-            return {}
+            else:
+                told |= self._gpm.read()
+        with suppress(Withheld, AttributeError):
+            if self._xids is None:
+                self._xids = Xids(self._nvml, self._board)
+            elif found := [xid for xid in self._xids.read() if xid not in _PROGRAMS_OWN]:
+                told["xid"] = float(found[0])
+        return told
+
+    def others(self) -> list[Sensors]:
+        """Every GPU that NVML numbers, without this one. A number is nobody's identity: each is asked for its UUID.
+
+        Raises Lost.
+        """
+        found: list[Sensors] = []
+        with suppress(Withheld), _asking(self._nvml):
+            own = self._nvml.nvmlDeviceGetUUID(self._board)
+            for index in range(self._nvml.nvmlDeviceGetCount()):
+                with suppress(Withheld, Lost), _asking(self._nvml):  # another one may be in trouble
+                    handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                    if self._nvml.nvmlDeviceGetUUID(handle) != own:
+                        found.append(Nvidia(self._nvml, handle, is_slice=False))
+        return found
+
+    def close(self) -> None:
+        """Frees what counters and events take. NVML itself stays until the process ends."""
+        for held in (self._gpm, self._xids):
+            if held is not None:
+                with suppress(Withheld, Lost):
+                    held.close()
+        self._gpm = self._xids = None
 
     def gpm(self, now: Callable[[], float] = time.perf_counter) -> "Gpm":
         """The GPU's own counters, from now on. Raises Withheld where there are none, and Lost."""
@@ -322,6 +359,39 @@ class Gpm:
         for sample in (self._older, self._newer):
             with _asking(self._nvml):
                 self._nvml.nvmlGpmSampleFree(sample)
+
+
+class Xids:
+    """The errors that the driver reports of a GPU (Linux only), from when this was made: events wait until read."""
+
+    def __init__(self, nvml: ModuleType, board: Any) -> None:
+        self._nvml = nvml
+        with _asking(nvml):
+            self._events = nvml.nvmlEventSetCreate()
+        try:
+            with _asking(nvml):
+                nvml.nvmlDeviceRegisterEvents(board, nvml.nvmlEventTypeXidCriticalError, self._events)
+        except (Withheld, Lost):
+            self.close()
+            raise
+
+    def read(self) -> list[int]:
+        """Those that came since the last reading; none is waited for. Raises Withheld, and Lost."""
+        found: list[int] = []
+        with _asking(self._nvml):
+            while len(found) < _MOST_EVENTS:
+                try:
+                    found.append(int(self._nvml.nvmlEventSetWait(self._events, 0).eventData))
+                except self._nvml.NVMLError as error:
+                    if error.value == self._nvml.NVML_ERROR_TIMEOUT:  # no more
+                        break
+                    raise
+        return found
+
+    def close(self) -> None:
+        """Frees the set of events."""
+        with _asking(self._nvml):
+            self._nvml.nvmlEventSetFree(self._events)
 
 
 @cache
