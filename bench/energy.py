@@ -130,6 +130,7 @@ class Board:
     modelled: bool = False  # computed by the vendor from activity: no gain error is known
 
     averaged: bool = False  # only power that is a mean of the last second is told
+    why: str = ""  # it tells no power, where it does not
 
     def held_s(self, wanted_s: float) -> float:
         """How long a window must be held for an energy to be claimed of it, if one of `wanted_s` is; 0 if of 0."""
@@ -229,7 +230,7 @@ def energy(trace: Trace, board: Board) -> Found:
     is a mean of the last second, without the first. The load must have run all the time, and before and after.
     """
     if board.boundary is None:
-        return Found(reason="the board tells neither power nor energy")
+        return Found(reason=f"the board tells neither power nor energy{board.why and f' ({board.why})'}")
     found = _tick_to_tick(trace, board) or _end_to_end(trace, board) or _integrated(trace, board)
     found = found or _averaged(trace, board)
     if found is None:

@@ -18,6 +18,7 @@ import msgspec
 from bench.device import Device
 from bench.device.virtual import Virtual
 from bench.energy import Board, Rises, Trace
+from bench.errors import without_paths
 from bench.measure import environment, sampler
 from bench.measure.timer import Observer, Run
 
@@ -153,7 +154,8 @@ class ProcessMeter(Meter):
             tells = {"energy_j", "power_w", "power_average_w"} & opened.readings.keys()
             averaged = tells == {"power_average_w"}
             boundary = opened.boundary if tells else None
-            self.board = Board(boundary=boundary, modelled=opened.modelled, averaged=averaged, **readings)
+            why = "" if tells else without_paths(opened.why_no_power)
+            self.board = Board(boundary=boundary, modelled=opened.modelled, averaged=averaged, why=why, **readings)
 
     def begin(self, hold: Run) -> None:
         """From now on, or from the energy counter's next tick: the load is held until then."""

@@ -43,7 +43,7 @@ def check(device: Device, meter: Meter, periods_s: dict[str, float]) -> Iterator
     """Every line, each as soon as it is known."""
     meter.board = meter.board.publishing(periods_s)
     if meter.board.boundary is None:
-        yield _na("power and energy", meter.reason or "the board tells neither")
+        yield _na("power and energy", meter.reason or meter.board.why or "the board tells neither")
         return
     yield _identity(rises(device, meter))
     yield from _periods(meter, periods_s)

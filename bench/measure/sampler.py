@@ -80,11 +80,12 @@ class Compare(msgspec.Struct, tag="compare", frozen=True):
 
 
 class Opened(msgspec.Struct, tag="opened", frozen=True, kw_only=True):
-    """The sensors are open: what they cover, and what they told when asked for everything."""
+    """The sensors are open: what they cover, what they told when asked for everything, and why not of power."""
 
     boundary: str | None
     modelled: bool
     readings: dict[str, float]
+    why_no_power: str
 
 
 class Began(msgspec.Struct, tag="began", frozen=True):
@@ -326,7 +327,7 @@ def main() -> None:
     sensors = open_board(options.vendor, options.board or None)
     clock = _Wall(orders)
     try:
-        readings = {name: reading.value for name, reading in sensors.probe().items() if reading.value is not None}
+        probed = sensors.probe()
     except Lost as error:
         reply(Failed(str(error)))
         return
@@ -334,7 +335,14 @@ def main() -> None:
     if options.vendor != "cpu":
         host = open_board("cpu", None)
         host.probe()
-    reply(Opened(boundary=sensors.boundary, modelled=sensors.modelled, readings=readings))
+    reply(
+        Opened(
+            boundary=sensors.boundary,
+            modelled=sensors.modelled,
+            readings={name: reading.value for name, reading in probed.items() if reading.value is not None},
+            why_no_power=next((probed[name].reason for name in ("power_w", "energy_j") if name in probed), ""),
+        )
+    )
     sampler = Sampler(sensors, clock, seed=options.seed, host=host)
     while not isinstance(order := orders.get(), Close):
         clock.restart()
