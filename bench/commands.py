@@ -183,6 +183,8 @@ def run_document(outcome: "Outcome") -> Document:
 
 def show(path: str | os.PathLike[str], *, wall: str | os.PathLike[str] | None = None) -> Document:
     """One file: its session and its rows; and with the log of a meter at the socket, `wall`, what that saw of it."""
+    from dataclasses import asdict
+
     import msgspec
 
     from bench import record
@@ -191,7 +193,7 @@ def show(path: str | os.PathLike[str], *, wall: str | os.PathLike[str] | None = 
 
     file = record.read(path)
     found = {"session": msgspec.to_builtins(file.session), "torn": file.torn, "rows": tables.rows([file])}
-    return found | ({"wall": walls.document(walls.beside(file, Path(wall)))} if wall else {})
+    return found | ({"wall": asdict(walls.beside(file, Path(wall)))} if wall else {})
 
 
 def pytest_benchmark(path: str | os.PathLike[str]) -> Document:

@@ -62,15 +62,18 @@ class Rises(msgspec.Struct, frozen=True):
     others_w: list[tuple[float, float]]
 
     @property
+    def confirmed(self) -> bool:
+        """Whether the load is on that board."""
+        return self.own_w is not None and _rose(self.own_w)
+
+    @property
     def mistaken(self) -> str:
         """Why the load cannot be on that board, or nothing: its power stayed, and another one's rose.
 
         Where no power rose nothing follows: boards that others keep busy hardly change.
         """
-        if self.own_w is None or _rose(self.own_w):
-            return ""
         risen = [other for other in self.others_w if _rose(other)]
-        if not risen:
+        if self.own_w is None or self.confirmed or not risen:
             return ""
         stayed, (rest_w, load_w) = self.own_w, max(risen, key=lambda pair: pair[1] - pair[0])
         return (

@@ -99,6 +99,7 @@ class Answers(Meter):
     [
         (Rises((80.0, 300.0), [(70.0, 71.0)]), "pass"),
         (Rises((80.0, 81.0), [(70.0, 300.0)]), "fail"),
+        (Rises((300.0, 301.0), [(70.0, 71.0)]), "inconclusive"),
         (Rises(None, []), "not applicable"),
     ],
 )

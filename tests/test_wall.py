@@ -139,7 +139,9 @@ def test_kilowatts_and_milliseconds_are_told_by_what_they_are_called_and_by_size
         ("time,power\nnoon,2\n", "line 2"),
         ("time,power\n1,n/a\n", "line 2"),
         ("time,power\n1\n", "line 2"),
-        ("time,power\n" + "1,nan\n" * 9, "no finite number"),
+        ("time,power\n" + "1,nan\n" * 9, "cannot be"),
+        ("time,power\n" + "1e300,2\n" * 9, "cannot be"),
+        ("time,power\n" + "x" * 200_000 + ",2\n", "field larger"),
         ("time,power\n" + "1,2\n" * 9, "in order of time"),
         ("time,power\n9,2\n8,2\n7,2\n6,2\n5,2\n4,2\n", "in order of time"),
         ("time,power\n" + "".join(f"{n},2\n" for n in (1, 2, 3, 4, 5, 60)), "no value for 55 s"),
@@ -158,6 +160,15 @@ def test_a_log_that_cannot_be_used_is_one_sentence(text: str, says: str, ran: Re
 def test_a_file_without_moments_has_no_place_in_a_log(build: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="when its samples were taken"):
         wall.beside(build.file([build.record()]), log(tmp_path / "log.csv"))
+
+
+def test_the_file_of_a_stranger_breaks_nothing(build: Any, ran: ResultFile, tmp_path: Path) -> None:
+    meter = log(tmp_path / "log.csv")
+    timing = msgspec.structs.replace(ran.records[0].timing, begins_s=1e30, settle_s=1e30)
+    for changed in ({"started": "<script>"}, {"timing": timing}):
+        bad = [msgspec.structs.replace(one, **changed) for one in ran.records]
+        with pytest.raises(UserError):
+            wall.beside(build.file(bad), meter)
 
 
 def test_show_prints_it_and_python_gives_the_same(build: Any, ran: ResultFile, tmp_path: Path) -> None:

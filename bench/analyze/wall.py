@@ -9,10 +9,9 @@ import csv
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -30,6 +29,8 @@ REST_S = 10.0
 FEWEST_VALUES = 5
 # An epoch in seconds that is beyond this is in milliseconds.
 _MILLISECONDS = 1e11
+# What is believed of a log.
+LAST_S, MOST_W = 1e11, 1e9
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,14 @@ def beside(file: ResultFile, path: Path) -> Wall:
             f"{file.name} does not say when its samples were taken: it is simulated, or of an older version"
         )
     ahead_s, correlation = aligned(log, sorted(map(_loaded, windows)))
-    found = {one.case: _at_wall(one, log, ahead_s) for one in summarize([file]) if one.valid}
+    found = [(one.case, _at_wall(one, log, ahead_s)) for one in summarize([file]) if one.valid]
     return Wall(
         ahead_s=ahead_s,
         correlation=correlation,
         period_s=log.period_s,
-        rows=[row for row in found.values() if row],
-        too_short=[case for case, row in found.items() if row is None],
+        rows=[row for _, row in found if row],
+        too_short=[case for case, row in found if row is None],
     )
-
-
-def document(found: Wall) -> dict[str, Any]:
-    """As `--json` prints it."""
-    return asdict(found)
 
 
 def read(path: Path) -> Log:
@@ -96,7 +92,10 @@ def read(path: Path) -> Log:
     text = record.read_bytes(path).decode("utf-8-sig", errors="replace")
     head, _, _ = text.partition("\n")
     delimiter = max(",;\t", key=head.count)
-    lines = list(csv.reader(text.splitlines(), delimiter=delimiter))
+    try:
+        lines = list(csv.reader(text.splitlines(), delimiter=delimiter))
+    except csv.Error as error:
+        raise UserError(f"{path.name}: {error}") from None
     if len(lines) < 2:
         raise UserError(f"{path.name}: a head and values are wanted, such as: time,power_w")
     time_at = _column(path, lines[0], ("time", "date"))
@@ -119,27 +118,17 @@ def aligned(log: Log, loaded: Sequence[tuple[float, float]]) -> tuple[float, flo
     """By how much the meter's clock is ahead, to its sample interval, and how well that fits: the best of all shifts by
     which the run's times of load, and some rest round them, lie in the log. Raises UserError.
     """
-    origin_s = loaded[0][0] - REST_S
-    count = math.ceil((loaded[-1][1] + REST_S - origin_s) / log.period_s)
+    origin_s = min(begin_s for begin_s, _ in loaded) - REST_S
+    count = math.ceil((max(end_s for _, end_s in loaded) + REST_S - origin_s) / log.period_s)
     spans = [(math.ceil((a - origin_s) / log.period_s), math.ceil((b - origin_s) / log.period_s)) for a, b in loaded]
-    num_on = sum(b - a for a, b in spans)
-    sums = list(itertools.accumulate(log.watts, initial=0.0))
-    squares = list(itertools.accumulate((watts * watts for watts in log.watts), initial=0.0))
-    if count >= len(sums):
+    if count > len(log.watts):
         least_s = count * log.period_s
         raise UserError(
             f"the log lasts {len(log.watts) * log.period_s:.0f} s, and the run with its rests {least_s:.0f} s"
         )
-    if not 0 < num_on < count:
+    if not 0 < sum(b - a for a, b in spans) < count:
         raise UserError(f"the run has no load and rest that a meter with a value every {log.period_s:g} s could see")
-    fits = []
-    for shift in range(len(sums) - count):
-        total = sums[shift + count] - sums[shift]
-        on = sum(sums[shift + b] - sums[shift + a] for a, b in spans)
-        variance = (squares[shift + count] - squares[shift]) / count - (total / count) ** 2
-        apart_w = on / num_on - (total - on) / (count - num_on)
-        share = num_on / count
-        fits.append(apart_w * math.sqrt(share * (1 - share) / variance) if variance > 1e-9 else 0.0)
+    fits = _fits(log.watts, spans, count)
     best = max(range(len(fits)), key=fits.__getitem__)
     first = last = best
     while first and fits[first - 1] > fits[best] - SLOPE:
@@ -155,6 +144,21 @@ def aligned(log: Log, loaded: Sequence[tuple[float, float]]) -> tuple[float, flo
     return log.begin_s + best * log.period_s - origin_s, fits[best]
 
 
+def _fits(watts: list[float], spans: Sequence[tuple[int, int]], count: int) -> list[float]:
+    """Correlation of each `count` values in a row with a load that is on in `spans` and off between."""
+    sums = list(itertools.accumulate(watts, initial=0.0))
+    squares = list(itertools.accumulate((value * value for value in watts), initial=0.0))
+    num_on = sum(b - a for a, b in spans)
+    fits = []
+    for shift in range(len(sums) - count):
+        total, on = sums[shift + count] - sums[shift], sum(sums[shift + b] - sums[shift + a] for a, b in spans)
+        variance = (squares[shift + count] - squares[shift]) / count - (total / count) ** 2
+        apart, share = on / num_on - (total - on) / (count - num_on), num_on / count
+        # Point-biserial: the distance of two means, by the deviation of all.
+        fits.append(apart * math.sqrt(share * (1 - share) / variance) if variance > 1e-9 else 0.0)
+    return fits
+
+
 def _at_wall(case: Summary, log: Log, ahead_s: float) -> AtWall | None:
     """None where no window has enough values. An interval at each end is left out: by so much a shift may be off."""
     values: list[float] = []
@@ -166,9 +170,9 @@ def _at_wall(case: Summary, log: Log, ahead_s: float) -> AtWall | None:
         last = math.floor((begin_s + one.timing.window_s + ahead_s - log.begin_s) / log.period_s) - 1
         if last - first + 1 >= FEWEST_VALUES and (last - first) * log.period_s >= energy.SHORTEST_S:
             values += log.watts[max(0, first) : last + 1]
-    if not values or case.step_s is None:
+    power_w = math.fsum(values) / len(values) if values else 0.0
+    if power_w <= 0 or case.step_s is None:
         return None
-    power_w = math.fsum(values) / len(values)
     spread_w = math.sqrt(math.fsum((value - power_w) ** 2 for value in values) / (len(values) - 1))
     per_step_j, tokens = power_w * case.step_s, case.first.work.tokens
     return AtWall(
@@ -187,7 +191,10 @@ def _begin_s(one: Record) -> float | None:
     """When the first sample was taken, since 1970."""
     if one.timing is None or isinstance(one.timing.begins_s, msgspec.UnsetType):
         return None
-    return datetime.fromisoformat(one.started).timestamp() + one.timing.begins_s
+    try:
+        return datetime.fromisoformat(one.started).timestamp() + one.timing.begins_s
+    except ValueError:  # a stranger's file
+        return None
 
 
 def _loaded(one: Record) -> tuple[float, float]:
@@ -218,8 +225,8 @@ def _moment_s(text: str) -> float:
 
 def _even(path: Path, points: list[tuple[float, float]]) -> Log:
     """At the log's own typical interval, straight lines between its values."""
-    if any(not math.isfinite(value) for point in points for value in point):
-        raise UserError(f"{path.name}: a moment or a power is no finite number")
+    if not all(0 <= moment_s <= LAST_S and abs(power_w) <= MOST_W for moment_s, power_w in points):
+        raise UserError(f"{path.name}: a moment or a power that cannot be")
     gaps_s = [b - a for (a, _), (b, _) in itertools.pairwise(points)]
     if len(points) < FEWEST_VALUES or min(gaps_s) < 0 or stats.median(gaps_s) <= 0:
         raise UserError(f"{path.name}: at least {FEWEST_VALUES} values in order of time are wanted")

@@ -75,8 +75,13 @@ def _identity(found: Rises) -> Verdict:
     if found.own_w is None:
         return _na(name, "the only board here, or one that tells no power")
     told = ", ".join(f"{load_w - rest_w:+.0f} W" for rest_w, load_w in found.others_w)
-    rise_w = found.own_w[1] - found.own_w[0]
-    return _judged(name, f"{rise_w:+.0f} W here, {told} elsewhere", "power rises here", not found.mistaken)
+    verdict: Literal["pass", "fail", "inconclusive"] = "pass" if found.confirmed else "inconclusive"
+    return Verdict(
+        name=name,
+        measured=f"{found.own_w[1] - found.own_w[0]:+.0f} W here, {told} elsewhere",
+        required="power rises here",
+        verdict="fail" if found.mistaken else verdict,
+    )
 
 
 def _loads(device: Device) -> tuple[Run, Run]:
