@@ -12,7 +12,7 @@ import pytest
 from bench import energy, record, workload
 from bench.device.cpu import Cpu
 from bench.energy import Rises
-from bench.measure import case, contention, environment, messages, meter, preflight, runner, worker
+from bench.measure import case, contention, environment, messages, meter, preflight, rest, runner, worker
 from bench.record import DeviceFacts, Protocol, Record, Speeds
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
@@ -123,6 +123,23 @@ def test_an_old_driver_without_field_values_counts_energy_all_the_same(measured:
     sound(one)
     assert one.energy is not None and one.energy.method == "counter_tick"
     assert one.telemetry is not None and "power_w" not in one.telemetry.series
+
+
+def test_a_sampler_that_cannot_be_started_costs_the_energy_and_not_the_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(meter.subprocess, "Popen", refuses)
+    device = Card(vendor="nvidia", index=0, name="A Board", backend="cpu")
+    watching = meter.of(device, seed=0)
+    params = dict(workload.find("rms_norm").smoke)
+    job = messages.Job(workload="rms_norm", params=params, device=0, round=0, protocol=PROTOCOL)
+    (one,) = case.measure(device, job, 0, case.Witnesses(contention.HostWatch(1, 1e-3), watching))
+    sound(one)
+    assert "could not be started" in one.reasons["energy"]
+    monkeypatch.setattr(rest, "REST_QUIET_S", 0.0)
+    idle, why = rest.measure(device, watching, 0.0, lambda: None)
+    assert idle.without_context_w is None and "could not be started" in why
 
 
 def sound(one: Record) -> None:

@@ -48,7 +48,7 @@ class Meter(Observer):
 
     def idle(self, seconds: float) -> Trace | None:
         """What the board tells while nothing runs on it for so long."""
-        raise NotImplementedError
+        return None
 
     def close(self) -> None:
         """Ends the watching for good."""
@@ -56,7 +56,12 @@ class Meter(Observer):
 
 def of(device: Device, seed: int) -> Meter:
     """The meter for this device."""
-    return SimulatedMeter(device, seed) if isinstance(device, Virtual) else ProcessMeter(device, seed)
+    if isinstance(device, Virtual):
+        return SimulatedMeter(device, seed)
+    try:
+        return ProcessMeter(device, seed)
+    except OSError as error:  # no more processes, or no memory for one
+        return Meter(f"the sampler could not be started: {error.strerror}")
 
 
 class SimulatedMeter(Meter):

@@ -6,7 +6,7 @@ a counter that agrees with power under a load that comes and goes, a sampler tha
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import msgspec
@@ -60,11 +60,14 @@ def rises(device: Device, meter: Meter) -> Rises:
 
     Torch and the driver number boards each in its own way, and containers may rename them: a load tells which is which.
     """
-    step = device.filler(256 << 20)
+
+    @cache
+    def step() -> Run:  # made when it is first wanted: where there is one board nothing is allocated
+        return device.filler(int(min(256 << 20, device.free_bytes() / 8)))
 
     def load() -> None:
         for _ in range(8):
-            step()
+            step()()
         device.synchronize()
 
     return meter.rises(load)
