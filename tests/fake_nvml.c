@@ -16,7 +16,7 @@
  *   two       there is a second board; what is drawn depends on FAKE_NVML_LOAD, and no energy is counted
  *   lost      the board has left the bus
  *   hang      field values are never answered
- * `lost`, `hang` and `xid` begin FAKE_NVML_AFTER_S seconds (0 if unset) after the start.
+ * `lost` and `hang` begin FAKE_NVML_AFTER_S seconds (0 if unset) after the start.
  * FAKE_NVML_FREED is a file that is there once a set of events has been freed.
  * FAKE_NVML_LOAD is a file: while it exists, the board whose number is in it works.
  * The energy counter follows CLOCK_MONOTONIC and is published every 100 ms, so that whoever reads that clock knows it.
@@ -251,7 +251,7 @@ int nvmlDeviceRegisterEvents(Device *device, u64 types, Events *set) {
 int nvmlEventSetWait_v2(Events *set, Event *event, unsigned timeout_ms) {
     static const u64 xids[] = {31, 79};
     if (timeout_ms) return INVALID_ARGUMENT; /* whoever waits here holds the sampler up */
-    if (!begun("xid") || set->read == 2) return TIMEOUT;
+    if (!is("xid") || set->read == 2) return TIMEOUT;
     memset(event, 0, sizeof *event);
     event->type = 8, event->data = xids[set->read++];
     return SUCCESS;

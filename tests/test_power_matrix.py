@@ -20,7 +20,7 @@ OTHER = "GPU-99999999-2222-3333-4444-555555555555"
 WATTS = 300  # of the compiled board, always
 PROTOCOL = Protocol(
     settle_s=0.0, min_samples=3, min_time_s=0.0, max_time_s=0.05, max_samples=5, half_width=1.0, sample_s=1e-5,
-    settle_steps=1, energy_s=1.2,
+    settle_steps=1, energy_s=0.7,
 )  # fmt: skip
 
 
@@ -43,20 +43,21 @@ def libraries(fake_nvml: Callable[..., Path]) -> dict[bool, Path]:
 
 @pytest.fixture
 def measured(libraries: dict[bool, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Record]:
-    """The record of a case on a machine in the modes asked for. Windows of a second are enough here."""
-    monkeypatch.setattr(energy, "SHORTEST_S", 1.0)
-    monkeypatch.setattr(energy, "FEWEST_TICKS", 8)
-    monkeypatch.setattr(energy, "STALE_S", 0.9)
+    """The record of a case on a machine in the modes asked for. Windows of half a second are enough here."""
+    monkeypatch.setattr(energy, "SHORTEST_S", 0.5)
+    monkeypatch.setattr(energy, "FEWEST_TICKS", 4)
+    monkeypatch.setattr(energy, "STALE_S", 0.4)
     monkeypatch.setattr(meter, "ANSWER_LIMIT_S", 3.0)
 
-    def measure(modes: str, after_s: float = 0.0, old_driver: bool = False) -> Record:
+    def measure(modes: str, after_s: float = 0.0, *, held_s: float = 0.7, old_driver: bool = False) -> Record:
         monkeypatch.setenv("LD_LIBRARY_PATH", str(libraries[old_driver]))
         monkeypatch.setenv("FAKE_NVML", modes)
         monkeypatch.setenv("FAKE_NVML_AFTER_S", str(after_s))
         device = Card(vendor="nvidia", index=0, name="A Board", backend="cpu")
         watching = meter.ProcessMeter(device, seed=0)
         params = dict(workload.find("rms_norm").smoke)
-        job = messages.Job(workload="rms_norm", params=params, device=0, round=0, protocol=PROTOCOL)
+        protocol = msgspec.structs.replace(PROTOCOL, energy_s=held_s)
+        job = messages.Job(workload="rms_norm", params=params, device=0, round=0, protocol=protocol)
         try:
             (one,) = case.measure(device, job, 0, case.Witnesses(contention.HostWatch(1, 1e-3), watching))
         finally:
@@ -85,7 +86,7 @@ TOLD = [  # modes, method, boundary, flags
 def test_what_a_machine_tells_is_true_and_the_rest_is_null(
     modes: str, method: str, boundary: str, flags: set[str], measured: Callable[..., Record]
 ) -> None:
-    one = measured(modes, after_s=1.0 if modes == "xid" else 0.0)
+    one = measured(modes)
     sound(one)
     assert one.energy is not None
     assert (one.energy.method, one.energy.boundary) == (method, boundary)
@@ -100,20 +101,20 @@ def test_what_a_machine_tells_is_true_and_the_rest_is_null(
         ("nopower", 0.0, "neither power nor energy .Not Supported."),
         ("mismatch", 0.0, "neither power nor energy .*reboot"),
         ("lost", 0.0, "neither power nor energy .*GPU is lost"),
-        ("hang", 1.5, "did not answer"),
+        ("hang", 1.0, "did not answer"),
     ],
 )
 def test_what_goes_wrong_costs_the_energy_and_not_the_timing(
     modes: str, after_s: float, says: str, measured: Callable[..., Record]
 ) -> None:
-    one = measured(modes, after_s)
+    one = measured(modes, after_s, held_s=2.5)
     sound(one)
     assert one.energy is None and re.search(says, one.reasons["energy"])
     assert one.valid
 
 
 def test_a_board_that_is_lost_while_it_works_makes_the_record_invalid(measured: Callable[..., Record]) -> None:
-    one = measured("lost", after_s=1.5)
+    one = measured("lost", after_s=1.0, held_s=2.5)
     sound(one)
     assert "gpu_lost" in one.flags and not one.valid
 
@@ -159,7 +160,7 @@ def sound(one: Record) -> None:
 
 
 def test_an_xid_of_the_board_is_named_and_one_of_a_program_is_not(measured: Callable[..., Record]) -> None:
-    one = measured("xid", after_s=1.0)
+    one = measured("xid")
     assert "XID 79" in one.reasons["xid"] and "31" not in one.reasons["xid"]
 
 
