@@ -11,7 +11,7 @@ import pynvml
 import pytest
 
 import bench.sensors
-from bench.sensors import COUNTERS, TICK, Lost, NoSensors, Withheld, nvidia
+from bench.sensors import COUNTERS, TICK, Lost, NoSensors, Withheld, nvidia, nvml
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 OTHER = "GPU-99999999-2222-3333-4444-555555555555"
@@ -699,7 +699,7 @@ def test_a_board_that_reports_without_end_is_listened_to_for_so_long(install: Ca
     sensors.since_last()
     events.waiting = [94] * 1000
     assert sensors.since_last() == {"xid": 94.0}
-    assert len(events.waiting) == 1000 - nvidia._MOST_EVENTS
+    assert len(events.waiting) == 1000 - nvml._MOST_EVENTS
 
 
 @pytest.mark.parametrize("error", [NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND])

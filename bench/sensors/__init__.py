@@ -23,7 +23,8 @@ __all__ = [
 
 def vendors() -> list[str]:
     """Every vendor there is a file for."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in {"__init__", "base"})
+    shared = {"__init__", "base", "nvml"}
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in shared)
 
 
 def open_board(vendor: str, board: str | None) -> Sensors:
