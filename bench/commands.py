@@ -106,7 +106,7 @@ def resume(path: Path, *, model: str | None = None, timeout_s: float | None, pro
         models.adopt(model)
     found = record.read(path)
     specs = " ".join(facts.spec for facts in found.session.devices)
-    laboratory = runner.look(specs, found.session.seed, measure_speeds=False)
+    laboratory = runner.look(specs, found.session.seed)
     limit_s = timeout_s or plan.load_suite(found.session.suite or "quick").timeout_s
     planned = runner.plan_of(found.session, laboratory, limit_s)
     return runner.resume(laboratory, found, planned, path, progress)
@@ -181,15 +181,19 @@ def run_document(outcome: "Outcome") -> Document:
     }
 
 
-def show(path: str | os.PathLike[str]) -> Document:
-    """One file: its session and its rows."""
+def show(path: str | os.PathLike[str], *, wall: str | os.PathLike[str] | None = None) -> Document:
+    """One file: its session and its rows; and with the log of a meter at the socket, `wall`, what that saw of it."""
+    from dataclasses import asdict
+
     import msgspec
 
     from bench import record
     from bench.analyze import table as tables
+    from bench.analyze import wall as walls
 
     file = record.read(path)
-    return {"session": msgspec.to_builtins(file.session), "torn": file.torn, "rows": tables.rows([file])}
+    found = {"session": msgspec.to_builtins(file.session), "torn": file.torn, "rows": tables.rows([file])}
+    return found | ({"wall": asdict(walls.beside(file, Path(wall)))} if wall else {})
 
 
 def pytest_benchmark(path: str | os.PathLike[str]) -> Document:

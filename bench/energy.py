@@ -25,6 +25,9 @@ SHORTEST_S, FEWEST_TICKS = 5.0, 50
 ASSUMED_PERIOD_S = 0.1
 # A value that is a mean over the second before it says nothing of this window until then.
 AVERAGE_SETTLED_S = 1.1
+# A board with work draws more than at rest by at least so much, and by that share of it.
+ROSE_W, ROSE = 10.0, 0.2
+MISTAKEN = "another board's sensors"
 # Counter and integrated power differ by more than this: one of them is wrong, and we cannot tell which.
 DISAGREE = 0.05
 # A period of the load so near to the sensor's, or to a half, third or quarter of it, beats with it.
@@ -50,6 +53,33 @@ class Edge(msgspec.Struct, frozen=True):
     t_s: float
     late_s: float
     energy_j: float
+
+
+class Rises(msgspec.Struct, frozen=True):
+    """Power in watts at rest and under a load of ours: of the board that it should be on, and of the others there."""
+
+    own_w: tuple[float, float] | None  # None where that board tells none, or is the only one
+    others_w: list[tuple[float, float]]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the load is on that board."""
+        return self.own_w is not None and _rose(self.own_w)
+
+    @property
+    def mistaken(self) -> str:
+        """Why the load cannot be on that board, or nothing: its power stayed, and another one's rose.
+
+        Where no power rose nothing follows: boards that others keep busy hardly change.
+        """
+        risen = [other for other in self.others_w if _rose(other)]
+        if self.own_w is None or self.confirmed or not risen:
+            return ""
+        stayed, (rest_w, load_w) = self.own_w, max(risen, key=lambda pair: pair[1] - pair[0])
+        return (
+            f"{MISTAKEN}: under a load of ours they went from {stayed[0]:.0f} to {stayed[1]:.0f} W, and "
+            f"another board's from {rest_w:.0f} to {load_w:.0f} W"
+        )
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +133,7 @@ class Board:
     modelled: bool = False  # computed by the vendor from activity: no gain error is known
 
     averaged: bool = False  # only power that is a mean of the last second is told
+    why: str = ""  # it tells no power, where it does not
 
     def held_s(self, wanted_s: float) -> float:
         """How long a window must be held for an energy to be claimed of it, if one of `wanted_s` is; 0 if of 0."""
@@ -185,8 +216,9 @@ def _counter_wrong(trace: Trace, limit_w: float) -> str:
     if len(points) < 2:
         return ""
     (t0_s, e0_j), (t1_s, e1_j) = points[0], points[-1]
-    if e1_j == e0_j and t1_s - t0_s > STALE_S:
-        return f"the counter stood still for {t1_s - t0_s:.1f} s under load"
+    rises_s = [t0_s, *(b[0] for a, b in itertools.pairwise(points) if b[1] > a[1]), t1_s]
+    if (still_s := max(b - a for a, b in itertools.pairwise(rises_s))) > STALE_S:
+        return f"the counter stood still for {still_s:.1f} s under load"
     # It may have been up to a period behind when the window began.
     most_j = limit_w * (t1_s - t0_s + 1.0)
     if e1_j - e0_j > most_j:
@@ -201,7 +233,7 @@ def energy(trace: Trace, board: Board) -> Found:
     is a mean of the last second, without the first. The load must have run all the time, and before and after.
     """
     if board.boundary is None:
-        return Found(reason="the board tells neither power nor energy")
+        return Found(reason=f"the board tells neither power nor energy{board.why and f' ({board.why})'}")
     found = _tick_to_tick(trace, board) or _end_to_end(trace, board) or _integrated(trace, board)
     found = found or _averaged(trace, board)
     if found is None:
@@ -311,6 +343,10 @@ def beats(step_s: float, period_s: float | None) -> bool:
     """Whether a load of this period may beat with a sensor of that one."""
     period_s = period_s or ASSUMED_PERIOD_S
     return any(abs(step_s * part / period_s - 1) < ALIAS for part in (1, 2, 3, 4))
+
+
+def _rose(pair: tuple[float, float]) -> bool:
+    return pair[1] - pair[0] > max(ROSE_W, ROSE * pair[0])
 
 
 def _trapezoid(points: Sequence[tuple[float, float]]) -> float:

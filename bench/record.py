@@ -75,7 +75,8 @@ Flag = Literal[
     "wallclock_stepped",
     "xid",
 ]
-# `straggler` and `stream_mismatch` are reserved for work on several devices, `thermal_mismatch` and `xid` for later.
+# `straggler` and `stream_mismatch` are reserved for work on several devices. `thermal_mismatch` is of two sides and not
+# of a record: `compare` says it in words.
 # A record with one of these is kept in the file and left out of tables, comparisons and calibration.
 INVALID_FLAGS: frozenset[str] = frozenset(
     {"hw_slowdown", "gpu_lost", "ecc_uncorrectable", "xid", "bad_output", "stream_mismatch"}
@@ -241,6 +242,7 @@ class Timing(_Strict, frozen=True):
     event_floor_s: Amount  # what an empty sample reads
     enqueue_s: Amount | None  # host time to launch one step; null where work is done in the call itself
     stop: Literal["precise", "time", "samples"]
+    begins_s: Amount | msgspec.UnsetType = msgspec.UNSET  # the first sample, after the record's `started`
 
 
 class Contention(_Strict, frozen=True):

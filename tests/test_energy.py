@@ -191,6 +191,7 @@ def test_a_power_that_the_board_cannot_draw_is_left_out_with_a_reason(watts: flo
     [
         ([100.0, 140.0, 3.0, 43.0], "fell"),
         ([100.0] * 40, "stood still"),
+        ([100.0, *[140.0] * 40, 1740.0, 1780.0], "stood still for 4.0 s"),  # and caught up
         ([100.0, 100.0 + 1e9], "rose by"),
     ],
 )

@@ -16,7 +16,7 @@ from bench import energy
 from bench.device import Device
 from bench.measure import sampler
 from bench.measure.meter import ProcessMeter
-from bench.sensors import COUNTERS, Lost, Sensors
+from bench.sensors import COUNTERS, SLOW, TICK, Lost, Sensors
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 
@@ -119,6 +119,33 @@ time.sleep(60)
         while _alive(int(pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not _alive(int(pid))
+
+
+def test_the_sampler_closes_its_sensors_when_its_worker_is_killed(library: Path, tmp_path: Path) -> None:
+    """A vendor's library that is killed inside a call may leave a lock behind."""
+    program = f"""
+import sys, time
+from bench.device import Device
+from bench.measure.meter import ProcessMeter
+class Board(Device):
+    def board(self): return "{UUID}"
+meter = ProcessMeter(Board(vendor="nvidia", index=0, name="A", backend="cuda"), 0)
+meter.begin(lambda: None)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    freed = tmp_path / "freed"
+    environment = os.environ | {"LD_LIBRARY_PATH": str(library), "FAKE_NVML": "", "FAKE_NVML_FREED": str(freed)}
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, cwd=root, stdout=subprocess.PIPE, start_new_session=True
+    ) as worker:
+        assert worker.stdout is not None and worker.stdout.readline()
+        os.killpg(worker.pid, signal.SIGKILL)  # as a run ends it
+    deadline = time.monotonic() + 10
+    while not freed.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert freed.exists()
 
 
 def _alive(pid: int) -> bool:
@@ -249,6 +276,22 @@ def test_in_the_loop_only_what_is_cheap_is_asked_and_the_rest_at_both_ends() -> 
     assert sensors.asked.count("power_w") > 5
     assert sensors.asked.count("compute_processes") == sensors.asked.count("ecc_uncorrected") == 2
     assert "power_limit_w" not in sensors.asked
+
+
+def test_what_changes_slowly_is_asked_once_a_second() -> None:
+    clock = Clock(9.95)
+    sensors = Scripted(clock, {name: (lambda now: 1.0) for name in TICK}, cost_s=1e-4)
+    sensors.probe()
+    sensors.asked.clear()
+    trace = sampler.Sampler(sensors, clock).watch(align=False)
+    assert sensors.asked.count("clock_hz") == len(trace.ticks) == pytest.approx(100, abs=1)
+    for name in SLOW:
+        assert 9 <= len(trace.series(name)) <= 10 and trace.series(name)[0][0] == trace.ticks[0].t_s
+
+
+def test_a_short_window_has_every_quantity() -> None:
+    seen = watched({name: (lambda now: 1.0) for name in TICK}, end_s=0.05)
+    assert set(seen.names()) == set(TICK)
 
 
 def test_a_board_lost_at_the_first_look_still_lets_the_window_begin() -> None:

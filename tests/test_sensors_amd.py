@@ -481,3 +481,12 @@ def test_closing_raises_nothing(host: Host) -> None:
     sensors = host.open()
     host.module.amdsmi_shut_down = fails
     sensors.close()
+
+
+def test_the_other_boards_are_all_but_this_one_by_their_place_on_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, Card(0), Card(1), Card(2))
+    host.cards[2].told["amdsmi_get_power_info"] = {"current_socket_power": 90, "average_socket_power": "N/A"}
+    first, second = host.open("hip:1").others()
+    assert (first.probe()["power_w"].value, second.probe()["power_w"].value) == (500.0, 90.0)
+    host.cards[0].told["amdsmi_get_gpu_device_bdf"] = AmdSmiException(NOT_FOUND)
+    assert host.open("hip:1").others() == []  # which is which is not known

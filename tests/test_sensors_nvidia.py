@@ -11,7 +11,7 @@ import pynvml
 import pytest
 
 import bench.sensors
-from bench.sensors import COUNTERS, TICK, Lost, NoSensors, Withheld, nvidia
+from bench.sensors import COUNTERS, TICK, Lost, NoSensors, Withheld, nvidia, nvml
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 OTHER = "GPU-99999999-2222-3333-4444-555555555555"
@@ -172,8 +172,15 @@ class FakeNvml(ModuleType):
     def nvmlInit(self) -> None:
         self.started += 1
 
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.boards)
+
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Board:
-        raise AssertionError("an index is nobody's identity")
+        return list(self.boards.values())[index]
+
+    def nvmlDeviceGetUUID(self, board: Board) -> str:
+        refused = board.calls.get("nvmlDeviceGetUUID")
+        return refuse(refused) if refused else next(uuid for uuid, one in self.boards.items() if one is board)
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Board:
         if uuid not in self.boards:
@@ -368,7 +375,7 @@ def test_every_machine_tells_what_it_can_and_why_not_the_rest(
 
 def test_every_quantity_that_the_sampler_asks_for_is_known() -> None:
     assert set(TICK) <= set(TRUTH)
-    assert set(COUNTERS) - {"xid_errors"} <= set(TRUTH)  # XIDs are events, which NVML does not count
+    assert set(COUNTERS) <= set(TRUTH)
 
 
 def test_a_reason_is_what_nvml_says(install: Callable[..., FakeNvml]) -> None:
@@ -556,6 +563,22 @@ def test_no_board_is_withheld(board: str | None, why: str, install: Callable[...
     assert all(reading.value is None and why in reading.reason for reading in opened.probe().values())
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_other_boards_are_all_but_this_one_in_any_order(reverse: bool, install: Callable[..., FakeNvml]) -> None:
+    boards = {OTHER: Board(fields={(186, GPU): ("uiVal", 70_000)}), UUID: Board()}
+    install(dict(reversed(boards.items())) if reverse else boards)
+    (other,) = nvidia.open_board(UUID).others()
+    assert other.probe()["power_w"].value == 70.0
+    nvidia._nvml.cache_clear()
+    install({UUID: Board()})
+    assert nvidia.open_board(UUID).others() == []
+
+
+def test_another_board_in_trouble_is_left_out(install: Callable[..., FakeNvml]) -> None:
+    install({OTHER: Board({"nvmlDeviceGetUUID": GPU_IS_LOST}), UUID: Board()})
+    assert nvidia.open_board(UUID).others() == []
+
+
 # What goes wrong
 
 
@@ -618,6 +641,86 @@ def test_no_binding_or_another_one_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "pynvml", ModuleType("pynvml"))
     with pytest.raises(Withheld, match="uninstall pynvml"):
         nvidia.open_board(UUID)
+
+
+# What the driver reports
+
+
+class Events:
+    """Sets of events as NVML gives them: what a set has not been told waits in it."""
+
+    def __init__(self, fake: FakeNvml, board: Board, registers: Any = None) -> None:
+        self.waiting: list[Any] = []
+        self.open = 0
+        board.calls["nvmlDeviceRegisterEvents"] = registers if registers else self._register
+        for name, function in {
+            "nvmlEventSetCreate": self._create,
+            "nvmlEventSetWait": self._wait,
+            "nvmlEventSetFree": self._free,
+        }.items():
+            setattr(fake, name, function)
+
+    def _create(self) -> str:
+        self.open += 1
+        return "a set"
+
+    def _register(self, types: int, events: str) -> None:
+        assert (types, events) == (pynvml.nvmlEventTypeXidCriticalError, "a set")
+
+    def _wait(self, events: str, timeout_ms: int) -> Any:
+        assert timeout_ms == 0  # nobody holds the sampler up
+        if not self.waiting:
+            refuse(pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT))
+        told = self.waiting.pop(0)
+        return refuse(told) if isinstance(told, pynvml.NVMLError) else SimpleNamespace(eventData=told)
+
+    def _free(self, events: str) -> None:
+        self.open -= 1
+
+
+def test_an_error_that_the_driver_reports_of_the_board_is_told_once(install: Callable[..., FakeNvml]) -> None:
+    board = Board()
+    events = Events(install({UUID: board}), board)
+    sensors = nvidia.open_board(UUID)
+    assert sensors.since_last() == {}  # from here on
+    events.waiting = [31, 79, 119]  # a program's page fault first
+    assert sensors.since_last() == {"xid": 79.0}
+    assert sensors.since_last() == {}
+    events.waiting = [13, 43, 45]
+    assert sensors.since_last() == {}
+    sensors.close()
+    assert events.open == 0
+
+
+def test_a_board_that_reports_without_end_is_listened_to_for_so_long(install: Callable[..., FakeNvml]) -> None:
+    board = Board()
+    events = Events(install({UUID: board}), board)
+    sensors = nvidia.open_board(UUID)
+    sensors.since_last()
+    events.waiting = [94] * 1000
+    assert sensors.since_last() == {"xid": 94.0}
+    assert len(events.waiting) == 1000 - nvml._MOST_EVENTS
+
+
+@pytest.mark.parametrize("error", [NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND])
+def test_events_that_are_not_allowed_are_left_alone(error: Any, install: Callable[..., FakeNvml]) -> None:
+    board = Board()
+    events = Events(install({UUID: board}), board, registers=error)
+    sensors = nvidia.open_board(UUID)
+    assert sensors.since_last() == sensors.since_last() == {}
+    assert events.open == 0
+
+
+def test_a_board_that_is_lost_while_it_is_listened_to_is_lost(install: Callable[..., FakeNvml]) -> None:
+    board = Board()
+    events = Events(install({UUID: board}), board)
+    sensors = nvidia.open_board(UUID)
+    sensors.since_last()
+    events.waiting = [GPU_IS_LOST]
+    with pytest.raises(Lost):
+        sensors.since_last()
+    sensors.close()
+    assert events.open == 0
 
 
 # GPM
@@ -683,6 +786,16 @@ def test_gpm_gives_fractions_between_two_samples(install: Callable[..., FakeNvml
     assert counters.windows_s == pytest.approx([0.11] * 3)
     gpm.close()
     assert len(counters.samples) == counters.freed == 2
+
+
+def test_closing_the_sensors_frees_their_counters(install: Callable[..., FakeNvml]) -> None:
+    board = Board(SUPPORTED)
+    counters = Counters(install({UUID: board}), board, dict(PERCENT))
+    sensors = nvidia.open_board(UUID)
+    sensors.since_last()
+    sensors.close()
+    sensors.close()
+    assert counters.freed == 2
 
 
 def test_gpm_refuses_samples_that_are_too_close(install: Callable[..., FakeNvml]) -> None:

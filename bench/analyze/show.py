@@ -35,6 +35,7 @@ _WORDS = {
     "strong_autocorrelation": "samples not independent",
     "thermal_limited": "held by its temperature",
     "wallclock_stepped": "clock was set",
+    "xid": "the driver reported an error of the board (XID): not counted",
 }
 
 
@@ -324,6 +325,30 @@ def power(rows: Sequence[Row], style: str = "simple") -> str:
     header = ["power of", "mean", "energy of a step", "less idle", "of a token", "±95 %", "by", "clock"]
     header += ["held by the power limit", "at most"]
     return tabulate(*without_empty(header, body), style) if body else ""
+
+
+def wall(found: dict[str, Any], style: str = "simple") -> list[str]:
+    """What a meter at the socket saw of the cases, and how its log was brought to the run's time."""
+    body = [
+        [
+            plain(one["case"]),
+            f"{one['power_w']:.1f} W",
+            units.joules(one["energy_per_step_j"]),
+            _or_dash(one["energy_per_token_j"], units.joules),
+            units.percent(one["half_width"]),
+            f"{one['seconds']:.0f} s",
+            _or_dash(one["to_board"], lambda ratio: f"{ratio:.2f}"),
+        ]
+        for one in found["rows"]
+    ]
+    header = ["at the wall", "mean", "energy of a step", "of a token", "±95 %", "over", "to the board's own"]
+    said = (
+        f"the meter's clock is {found['ahead_s']:+.1f} s from this machine's, to {found['period_s']:.2g} s: its power "
+        f"and the run's load correlate by {found['correlation']:.2f}; its own error is in no figure here"
+    )
+    short = [f"too short for this meter: {plain(case)}" for case in found["too_short"]]
+    drawn = [tabulate(*without_empty(header, body), style), ""] if body else []
+    return [*drawn, *styled([said, *short], style)]
 
 
 def tabulate(header: list[str], body: Cells, style: str = "simple") -> str:

@@ -11,17 +11,27 @@ from bench.cli.group import as_json, as_table, main, paths, print_json, print_li
 @main.command()
 @paths("file")
 @click.option("--pytest-benchmark", is_flag=True, help="Print it as pytest-benchmark's JSON, for its `compare`.")
+@click.option(
+    "--wall", type=click.Path(path_type=Path), metavar="LOG.csv", help="Energy at the socket, by a meter's own log."
+)
 @as_table
-def show(file: Path, pytest_benchmark: bool, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
-    """Show a result file: what was measured on what, and what came out."""
+def show(file: Path, pytest_benchmark: bool, wall: Path | None, as_json: bool, as_csv: bool, as_markdown: bool) -> None:
+    """Show a result file: what was measured on what, and what came out.
+
+    With --wall also what a meter at the socket saw meanwhile: its log is a CSV file with a column of time and one of
+    power, from some time before the run to some time after it; its clock need not be right.
+    """
     from bench import commands, record
     from bench.analyze import show as shows
+    from bench.errors import UserError
 
     style = shows.one_style(json=as_json, csv=as_csv, markdown=as_markdown, pytest_benchmark=pytest_benchmark)
+    if wall and (style == "csv" or pytest_benchmark):
+        raise UserError("--wall has a table of its own: print it with --json, --markdown or neither")
     if pytest_benchmark:
         print_json(commands.pytest_benchmark(file))
         return
-    document = commands.show(file)
+    document = commands.show(file, wall=wall)
     if style == "json":
         print_json(document)
     elif style == "csv":
@@ -33,6 +43,8 @@ def show(file: Path, pytest_benchmark: bool, as_json: bool, as_csv: bool, as_mar
         for more in (shows.distributions(document["rows"], drawn), shows.power(document["rows"], drawn)):
             if more:
                 print("\n" + more)
+        if wall:
+            print_lines(["", *shows.wall(document["wall"], drawn)])
         if told := shows.facts(document["rows"], drawn):
             print_lines(["", *told])
 

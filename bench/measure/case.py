@@ -200,7 +200,7 @@ class _Draft:
         self.why_no_energy = ""
         self._found: Facts | None = None
         self._job = job
-        self._started, self._anchor = now(), (time.time(), time.monotonic())
+        self._started, self._anchor = now(), (time.time(), time.perf_counter())
 
     def failed(self, status: Any, reason: str) -> Record:
         """The record of a case that gave no samples."""
@@ -254,6 +254,7 @@ class _Draft:
                 event_floor_s=measured.event_floor_s,
                 enqueue_s=measured.enqueue_s,
                 stop=measured.stop,
+                begins_s=msgspec.UNSET if device.clock == "virtual" else seen.host.begun_s - self._anchor[1],
             ),
             check=check,
             contention=evidence,
@@ -277,7 +278,7 @@ class _Draft:
         self, device: Device, measured: timer.Measurement, check: Check | None, evidence: Contention
     ) -> list[Flag]:
         location, steady = stats.location(measured.samples_s), stats.steadiness(measured.samples_s).steady
-        wall, monotonic = time.time() - self._anchor[0], time.monotonic() - self._anchor[1]
+        wall, monotonic = time.time() - self._anchor[0], time.perf_counter() - self._anchor[1]
         found: dict[Flag, bool] = {
             "bad_output": check is not None and not check.error <= check.tolerance,
             "below_timer_floor": measured.median_s * measured.repeats < SHORTEST_SAMPLE_S,

@@ -50,6 +50,11 @@ class HostWatch(Observer):
         """End of the window."""
         self._end = _Counters.read()
 
+    @property
+    def begun_s(self) -> float:
+        """When the window began, on the clock of `time.perf_counter`."""
+        return self._begin.wall_s
+
     def contention(self, steps: int) -> Contention:
         """What the counters say of a window of `steps` steps."""
         begin, end = self._begin, self._end

@@ -26,6 +26,7 @@ class Job(msgspec.Struct, tag="case", frozen=True, kw_only=True):
     round: int
     protocol: Protocol
     periods_s: dict[str, float] = {}  # how often the board publishes power and energy, where that was seen
+    mistaken: str = ""  # why the sensors are not this device's
 
 
 class Rest(msgspec.Struct, tag="rest", frozen=True):
@@ -56,10 +57,13 @@ class Described(msgspec.Struct, tag="described", frozen=True, kw_only=True):
 
 
 class Probed(msgspec.Struct, tag="probed", frozen=True):
-    """First, rough speeds, and how often the board published its power and energy meanwhile."""
+    """First, rough speeds; how often the board published its power and energy meanwhile; and why the sensors are not
+    this device's, where they are not.
+    """
 
     speeds: Speeds
     periods_s: dict[str, float]
+    mistaken: str
 
 
 class Rested(msgspec.Struct, tag="rested", frozen=True):

@@ -17,7 +17,8 @@ import msgspec
 
 from bench.device import Device
 from bench.device.virtual import Virtual
-from bench.energy import Board, Trace
+from bench.energy import Board, Rises, Trace
+from bench.errors import without_paths
 from bench.measure import environment, sampler
 from bench.measure.timer import Observer, Run
 
@@ -30,19 +31,24 @@ class Meter(Observer):
 
     energy_s: float = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
+        """`reason`: why this one watches nothing."""
         self.board = Board(boundary=None)
         self.trace: Trace | None = None
-        self.reason = ""  # why there is no trace
+        self.reason = reason  # why there is no trace
 
     def periods(self, load: Callable[[], object]) -> dict[str, float]:
         """How often the board publishes, seen under `load`."""
         load()
         return {}
 
+    def rises(self, load: Run) -> Rises:
+        """How power rises under `load`, some tens of milliseconds of it, on this board and on the others here."""
+        return Rises(None, [])
+
     def idle(self, seconds: float) -> Trace | None:
         """What the board tells while nothing runs on it for so long."""
-        raise NotImplementedError
+        return None
 
     def close(self) -> None:
         """Ends the watching for good."""
@@ -50,7 +56,12 @@ class Meter(Observer):
 
 def of(device: Device, seed: int) -> Meter:
     """The meter for this device."""
-    return SimulatedMeter(device, seed) if isinstance(device, Virtual) else ProcessMeter(device, seed)
+    if isinstance(device, Virtual):
+        return SimulatedMeter(device, seed)
+    try:
+        return ProcessMeter(device, seed)
+    except OSError as error:  # no more processes, or no memory for one
+        return Meter(f"the sampler could not be started: {error.strerror}")
 
 
 class SimulatedMeter(Meter):
@@ -137,6 +148,7 @@ class ProcessMeter(Meter):
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment.for_children(),
+            start_new_session=True,  # the end of the worker's session must not cut a driver's call short
         )
         self._replies: queue.SimpleQueue[sampler.Reply | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -147,7 +159,8 @@ class ProcessMeter(Meter):
             tells = {"energy_j", "power_w", "power_average_w"} & opened.readings.keys()
             averaged = tells == {"power_average_w"}
             boundary = opened.boundary if tells else None
-            self.board = Board(boundary=boundary, modelled=opened.modelled, averaged=averaged, **readings)
+            why = "" if tells else without_paths(opened.why_no_power)
+            self.board = Board(boundary=boundary, modelled=opened.modelled, averaged=averaged, why=why, **readings)
 
     def begin(self, hold: Run) -> None:
         """From now on, or from the energy counter's next tick: the load is held until then."""
@@ -187,10 +200,20 @@ class ProcessMeter(Meter):
         found = self._answer(ANSWER_LIMIT_S)
         return found.period_s if isinstance(found, sampler.Published) else {}
 
+    def rises(self, load: Run) -> Rises:
+        """Rests first, and runs `load` only where there are other boards."""
+        if self.board.boundary is None:
+            return Rises(None, [])
+        self._device.synchronize()
+        self._tell(sampler.Compare())
+        answer = self._answer(OPEN_LIMIT_S)  # every other board is opened meanwhile
+        if isinstance(answer, sampler.Began):
+            self._hold_until_answered(load)
+            answer = self._answer(ANSWER_LIMIT_S)
+        return answer.rises if isinstance(answer, sampler.Compared) else Rises(None, [])
+
     def close(self) -> None:
-        """Ends the process; one that hangs in a driver is left to the kernel."""
-        with contextlib.suppress(OSError):
-            self._process.kill()
+        """Lets the process close its sensors and end; one that hangs in a driver ends by itself, or by the kernel."""
         # Not standard output: while the other thread reads it, closing waits for the sampler's end.
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()  # type: ignore[union-attr]

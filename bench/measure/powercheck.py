@@ -6,14 +6,14 @@ a counter that agrees with power under a load that comes and goes, a sampler tha
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import msgspec
 
 from bench import energy, stats, workload
 from bench.device import Device
-from bench.energy import Trace
+from bench.energy import Rises, Trace
 from bench.measure import timer
 from bench.measure.meter import Meter
 from bench.record import Protocol
@@ -43,8 +43,9 @@ def check(device: Device, meter: Meter, periods_s: dict[str, float]) -> Iterator
     """Every line, each as soon as it is known; those that a hurried reader needs most come first."""
     meter.board = meter.board.publishing(periods_s)
     if meter.board.boundary is None:
-        yield _na("power and energy", meter.reason or "the board tells neither")
+        yield _na("power and energy", meter.reason or meter.board.why or "the board tells neither")
         return
+    yield _identity(rises(device, meter))
     yield from _periods(meter, periods_s)
     busy, light = _loads(device)
     yield from _closure(device, meter, busy)
@@ -52,6 +53,38 @@ def check(device: Device, meter: Meter, periods_s: dict[str, float]) -> Iterator
     yield from _sampler_cost(device, meter, busy)
     yield from _duty(device, meter, light)
     yield from _repeats(device, meter, busy)
+
+
+def rises(device: Device, meter: Meter) -> Rises:
+    """How power rises under a copy, on this device's board and on the others that are here.
+
+    Torch and the driver number boards each in its own way, and containers may rename them: a load tells which is which.
+    """
+
+    @cache
+    def step() -> Run:  # made when it is first wanted: where there is one board nothing is allocated
+        return device.filler(int(min(256 << 20, device.free_bytes() / 8)))
+
+    def load() -> None:
+        for _ in range(8):
+            step()()
+        device.synchronize()
+
+    return meter.rises(load)
+
+
+def _identity(found: Rises) -> Verdict:
+    name = "the load is on this board"
+    if found.own_w is None:
+        return _na(name, "the only board here, or one that tells no power")
+    told = ", ".join(f"{load_w - rest_w:+.0f} W" for rest_w, load_w in found.others_w)
+    verdict: Literal["pass", "fail", "inconclusive"] = "pass" if found.confirmed else "inconclusive"
+    return Verdict(
+        name=name,
+        measured=f"{found.own_w[1] - found.own_w[0]:+.0f} W here, {told} elsewhere",
+        required="power rises here",
+        verdict="fail" if found.mistaken else verdict,
+    )
 
 
 def _loads(device: Device) -> tuple[Run, Run]:

@@ -57,6 +57,7 @@ class Laboratory:
     findings: list[record.Finding]
     start_s: float  # of one worker, from nothing to its first answer
     periods_s: list[dict[str, float]] = field(default_factory=list)  # how often each board publishes power and energy
+    mistaken: list[str] = field(default_factory=list)  # why the sensors found are not those of the device, or nothing
     idle: list[Idle] = field(default_factory=list)
     why_no_idle: str = "only measured where energies are asked for"
 
@@ -95,16 +96,30 @@ def look(device: str, seed: int, *, measure_speeds: bool = True) -> Laboratory:
             probed.append(_probe(other))
     host = environment.host(threads)
     host = msgspec.structs.replace(host, settings={**host.settings, **allocator_settings()})
+    seen = [_as_seen(*pair) for pair in zip(described.facts, probed, strict=True)] if probed else described.facts
     return Laboratory(
         specs=described.specs,
-        devices=described.facts,
+        devices=seen,
         speeds=[one.speeds for one in probed],
         periods_s=[one.periods_s for one in probed],
+        mistaken=[one.mistaken for one in probed],
         absences=described.absences,
         host=host,
         software=described.software,
-        findings=preflight.findings(host, described.facts, described.absences),
+        findings=preflight.findings(host, seen, described.absences),
         start_s=start_s,
+    )
+
+
+def _as_seen(facts: record.DeviceFacts, probed: messages.Probed) -> record.DeviceFacts:
+    """With how often the board publishes; without any reading where these are another board's."""
+    if probed.mistaken:
+        refused = dict.fromkeys(facts.capabilities, probed.mistaken)
+        return msgspec.structs.replace(facts, readings={}, capabilities=refused)
+    return msgspec.structs.replace(
+        facts,
+        readings=facts.readings | probed.periods_s,
+        capabilities=facts.capabilities | dict.fromkeys(probed.periods_s, "ok"),
     )
 
 
@@ -297,8 +312,11 @@ class _Run:
     def _measure(self, process: WorkerProcess, planned: plan.PlannedCase, round_index: int) -> bool:
         """One case; False when the worker did not survive it."""
         case, started = planned.case, now()
-        periods_s = dict(enumerate(self._laboratory.periods_s)).get(planned.device)
-        job = _job(case, planned.device, round_index, self._plan.protocols[planned.protocol], periods_s)
+        job = msgspec.structs.replace(
+            _job(case, planned.device, round_index, self._plan.protocols[planned.protocol]),
+            periods_s=dict(enumerate(self._laboratory.periods_s)).get(planned.device, {}),
+            mistaken=dict(enumerate(self._laboratory.mistaken)).get(planned.device, ""),
+        )
         self._progress.begin(case.label(), round_index, self._plan.rounds, max(0.0, self._left_s))
         kept: list[Record] = []
         alive = True
@@ -376,7 +394,6 @@ def _job(
     device: int,
     round_index: int,
     protocol: record.Protocol,
-    periods_s: dict[str, float] | None = None,
 ) -> messages.Job:
     return messages.Job(
         workload=case.name,
@@ -384,7 +401,6 @@ def _job(
         device=device,
         round=round_index,
         protocol=protocol,
-        periods_s=periods_s or {},
     )
 
 

@@ -2,14 +2,15 @@
 
 In a thread of the worker a reading would wait for the interpreter, and the load for the reading; and a hung driver call
 would hang the load with it. Here nothing of torch is imported, times are on the monotonic clock that all processes of a
-host share, and the worker tells begin and end by a line on standard input. When the worker dies that ends, and so does
-this.
+host share, and the worker tells begin and end by a line on standard input. When the worker dies that ends, and this
+closes its sensors and ends too: a vendor's library that is killed inside a call may leave a lock behind for others.
 
 Looks follow an absolute schedule, each moved at random by a fifth of a period: a load whose own period is near the
 sensor's would otherwise be seen at the same phase each time.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import queue
@@ -17,16 +18,16 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from bench.energy import Edge, Tick, Trace
+from bench.energy import Edge, Rises, Tick, Trace
 from bench.measure.orders import until_the_parent_dies
-from bench.sensors import COUNTERS, HOST_COUNTERS, STATE, TICK, Lost, Sensors, Withheld, open_board
+from bench.sensors import COUNTERS, HOST_COUNTERS, SLOW, STATE, TICK, Lost, Sensors, Withheld, open_board
 
-PERIOD_S = 0.1
+PERIOD_S, SLOW_PERIOD_S = 0.1, 1.0
 JITTER = 0.2
 # While an energy counter's tick is awaited. Some boards answer nothing, or zero, when asked this often.
 POLL_S, SLOW_POLL_S = 0.004, 0.02
@@ -34,6 +35,11 @@ POLL_S, SLOW_POLL_S = 0.004, 0.02
 PERIODS_S = 3.0
 # A counter that did not tick for so long does not tick.
 EDGE_LIMIT_S = 0.5
+# Power at rest and under a load is taken over so long each time, of a load a little after its begin: some boards tell a
+# mean over a second, and energy counters tick ten times in one.
+RISE_S, RISE_LEAD_S = 1.5, 0.5
+# What a driver may take for its last call, after which the process ends all the same.
+CLOSE_S = 1.0
 # Asked at both ends of a window, the load running: a link sleeps when its board is idle.
 ENDS = (*COUNTERS, *HOST_COUNTERS, *STATE)
 # Only where a board does not count each kind of throttled time: a look at its present reasons, ten times a second.
@@ -65,12 +71,21 @@ class Periods(msgspec.Struct, tag="periods", frozen=True):
     """Asks how often the board publishes, under a load that varies. Answered when `End` comes."""
 
 
+class Close(msgspec.Struct, tag="close", frozen=True):
+    """The worker has ended, or wants no more."""
+
+
+class Compare(msgspec.Struct, tag="compare", frozen=True):
+    """Asks which boards a load is on: rests first, then says `Began`, and wants the load until it answers."""
+
+
 class Opened(msgspec.Struct, tag="opened", frozen=True, kw_only=True):
-    """The sensors are open: what they cover, and what they told when asked for everything."""
+    """The sensors are open: what they cover, what they told when asked for everything, and why not of power."""
 
     boundary: str | None
     modelled: bool
     readings: dict[str, float]
+    why_no_power: str
 
 
 class Began(msgspec.Struct, tag="began", frozen=True):
@@ -95,8 +110,14 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     reason: str
 
 
-Order = Begin | End | Periods
-Reply = Opened | Began | Ended | Published | Failed
+class Compared(msgspec.Struct, tag="compared", frozen=True):
+    """How power rose under the load, on the worker's board and on the others that are here."""
+
+    rises: Rises
+
+
+Order = Begin | End | Periods | Compare | Close
+Reply = Opened | Began | Ended | Published | Compared | Failed
 
 
 class Clock(Protocol):
@@ -122,7 +143,8 @@ class Sampler:
         self._random = random.Random(seed)  # noqa: S311  a schedule, not a secret
         self._period_s = period_s
         counted = all(sensors.has(name) for name in COUNTERS if name.startswith("throttle_"))
-        self._names = TICK if counted else (*TICK, REASONS)
+        self._every = TICK if counted else (*TICK, REASONS)
+        self._quick = [name for name in self._every if name not in SLOW]
 
     def watch(self, align: bool, began: Callable[[], None] = lambda: None) -> Trace:
         """Looks until the clock says that the window ends. `began` is called when the window may begin."""
@@ -175,11 +197,40 @@ class Sampler:
         gaps = {name: sorted(b - a for a, b in itertools.pairwise(at)) for name, at in changes.items()}
         return {f"{name.partition('_')[0]}_period_s": one[len(one) // 2] for name, one in gaps.items() if len(one) > 20}
 
+    def rises(self, began: Callable[[], None]) -> Rises:
+        """Power at rest and under a load that follows `began`, here and on the other boards; of none where this is the
+        only one.
+        """
+        others = [other for other in self._sensors.others() if _opened(other)]
+        if not others:
+            return Rises(None, [])
+        boards = [self._sensors, *others]
+        rests_w = self._powers(boards, 0.0)
+        began()
+        own, *told = map(_pair, rests_w, self._powers(boards, RISE_LEAD_S))
+        return Rises(own, [pair for pair in told if pair])
+
+    def _powers(self, boards: Sequence[Sensors], lead_s: float) -> list[float | None]:
+        """Of each board, by its counter, or by what it tells of power at the end."""
+        self._clock.wait_until(self._clock.now_s() + lead_s)
+        begun = [(_power_told(board).get("energy_j"), self._clock.now_s()) for board in boards]
+        self._clock.wait_until(self._clock.now_s() + RISE_S)
+        powers: list[float | None] = []
+        for board, (before_j, before_s) in zip(boards, begun, strict=True):
+            told = _power_told(board)
+            power_w = told.get("power_w", told.get("power_average_w"))
+            if before_j is not None and "energy_j" in told:
+                power_w = (told["energy_j"] - before_j) / (self._clock.now_s() - before_s)
+            powers.append(power_w)
+        return powers
+
     def _look_until_the_end(self, ticks: list[Tick], begin_s: float) -> None:
-        number = 0
+        number, slow_s = 0, begin_s
         while True:
             before_s = self._clock.now_s()
-            values = self._sensors.read(self._names)
+            slowly = before_s >= slow_s
+            values = self._sensors.read(self._every if slowly else self._quick)
+            slow_s = before_s + SLOW_PERIOD_S if slowly else slow_s
             after_s = self._clock.now_s()
             ticks.append(Tick((before_s + after_s) / 2, after_s - before_s, values))
             # A call that took longer than a period leaves looks out; it does not make them follow one another.
@@ -208,6 +259,27 @@ class Sampler:
                 return Edge(t_s=now_s, late_s=now_s - told_s, energy_j=value)
             before, told_s = value, now_s
         return None
+
+
+def _opened(board: Sensors) -> bool:
+    """Whether another board answers at all."""
+    try:
+        board.probe()
+    except Lost:
+        return False
+    return True
+
+
+def _pair(rest_w: float | None, load_w: float | None) -> tuple[float, float] | None:
+    return None if rest_w is None or load_w is None else (rest_w, load_w)
+
+
+def _power_told(board: Sensors) -> dict[str, float]:
+    """Nothing of a board that is gone."""
+    try:
+        return board.read(("energy_j", "power_w", "power_average_w"))
+    except Lost:
+        return {}
 
 
 class _Wall:
@@ -246,15 +318,16 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # a vendor's package may print
-    orders: queue.SimpleQueue[Order] = until_the_parent_dies(Order)
+    orders: queue.SimpleQueue[Order] = until_the_parent_dies(Order, last=(End(), Close()), grace_s=CLOSE_S)
 
     def reply(answer: Reply) -> None:
-        replies.write(msgspec.json.encode(answer) + b"\n")
+        with contextlib.suppress(OSError):  # nobody reads any more
+            replies.write(msgspec.json.encode(answer) + b"\n")
 
     sensors = open_board(options.vendor, options.board or None)
     clock = _Wall(orders)
     try:
-        readings = {name: reading.value for name, reading in sensors.probe().items() if reading.value is not None}
+        probed = sensors.probe()
     except Lost as error:
         reply(Failed(str(error)))
         return
@@ -262,18 +335,29 @@ def main() -> None:
     if options.vendor != "cpu":
         host = open_board("cpu", None)
         host.probe()
-    reply(Opened(boundary=sensors.boundary, modelled=sensors.modelled, readings=readings))
+    reply(
+        Opened(
+            boundary=sensors.boundary,
+            modelled=sensors.modelled,
+            readings={name: reading.value for name, reading in probed.items() if reading.value is not None},
+            why_no_power=next((probed[name].reason for name in ("power_w", "energy_j") if name in probed), ""),
+        )
+    )
     sampler = Sampler(sensors, clock, seed=options.seed, host=host)
-    while True:
-        order = orders.get()
+    while not isinstance(order := orders.get(), Close):
         clock.restart()
         try:
             if isinstance(order, Begin):
                 reply(Ended(sampler.watch(order.align, lambda: reply(Began()))))
             elif isinstance(order, Periods):
                 reply(Published(sampler.periods()))
+            elif isinstance(order, Compare):
+                reply(Compared(sampler.rises(lambda: reply(Began()))))
         except (Lost, Withheld) as error:
             reply(Failed(str(error)))
+    sensors.close()
+    if host is not None:
+        host.close()
 
 
 if __name__ == "__main__":

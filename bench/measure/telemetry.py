@@ -47,7 +47,11 @@ def told(trace: Trace | None, board: Board, *, reason: str, step_s: float, why_n
         reasons["energy"] = found.reason
     elif found.disagrees:
         reasons["energy_disagree"] = f"counter {found.joules:.4g} J, power over as long {found.integral_j:.4g} J"
-    changes = _changes(trace)
+    changes, looked_at = _changes(trace)
+    if looked_at:
+        reasons |= dict.fromkeys((f"telemetry.{name}" for name in looked_at), "not counted: by looks at the reasons")
+    if "xid" in trace.last:
+        reasons["xid"] = f"the driver reported XID {trace.last['xid']:.0f} of this board within the window"
     for name in (*COUNTERS, *HOST_COUNTERS):
         if name in trace.first and name in trace.last and trace.last[name] < trace.first[name]:
             reasons[f"telemetry.{name}"] = "the counter fell within the window"
@@ -89,14 +93,16 @@ def _series(trace: Trace, name: str) -> Series:
     )
 
 
-def _changes(trace: Trace) -> dict[str, float]:
-    """What counters rose by; where a board counts no throttled time, the share of looks with that reason for it."""
+def _changes(trace: Trace) -> tuple[dict[str, float], list[str]]:
+    """What counters rose by; where a board counts no throttled time, the share of looks with that reason for it, and
+    which these are.
+    """
     changes = {name: change for name in (*COUNTERS, *HOST_COUNTERS) if (change := trace.change(name)) is not None}
     reasons = [int(value) for _, value in trace.series("throttle_reasons")]
-    for name, bit in _REASONS.items():
-        if reasons and name not in changes:
-            changes[name] = trace.window_s * sum(bool(value & bit) for value in reasons) / len(reasons)
-    return changes
+    looked_at = [name for name in _REASONS if reasons and name not in changes]
+    for name in looked_at:
+        changes[name] = trace.window_s * sum(bool(value & _REASONS[name]) for value in reasons) / len(reasons)
+    return changes, looked_at
 
 
 def _flags(trace: Trace, board: Board, found: energy.Found, changes: dict[str, float], step_s: float) -> list[Flag]:
@@ -119,6 +125,7 @@ def _flags(trace: Trace, board: Board, found: energy.Found, changes: dict[str, f
         "sampler_heavy": trace.busy > HEAVY,
         "shared_device": last.get("compute_processes", 0) > 1,
         "thermal_limited": share("throttle_thermal_s") > LIMITED,
+        "xid": "xid" in last,
     }
     return [flag for flag, found_so in raised.items() if found_so]
 

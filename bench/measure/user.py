@@ -12,6 +12,7 @@ workload is `user:my-train`: comparable with itself, never with ours, because no
 
 import re
 import secrets
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +78,7 @@ class UserMeter:
         self._journal.append(_session(self._device, self._planned(), threads))
         self._meter = meters.of(self._device, seed=0)
         self._host = contention.HostWatch(threads, contention.spin())
-        self._started = now()
+        self._started, self._started_s = now(), time.perf_counter()
         self._device.reset_peak_memory()
         self._begin_s = self._block_s = self._device.now_s()
         return self
@@ -149,7 +150,7 @@ class UserMeter:
                 clock="host" if self._device.clock == "event" else self._device.clock,
                 repeats=max(1, round(sum(self._weights) / len(self._weights))), input_sets=1,
                 cold_start_s=self._cold_start_s, settle_s=self._settle_s, window_s=window_s, event_floor_s=0.0,
-                enqueue_s=None, stop="time",
+                enqueue_s=None, stop="time", begins_s=self._host.begun_s - self._started_s,
             ),
             contention=evidence,
             peak_memory_bytes=None if peak.value is None else int(peak.value),

@@ -92,9 +92,10 @@ class _Server:
             return
         self._get_ready()
         if isinstance(order, Probe):
+            mistaken = powercheck.rises(self._device, self._meter).mistaken
             found: list[Speeds] = []
             periods_s = self._meter.periods(lambda: found.append(speeds.measure(self._device)))
-            yield Probed(found[0], periods_s)
+            yield Probed(found[0], periods_s, mistaken)
             return
         if isinstance(order, CompareTimers):
             for agreement in peers.timers(self._device):
@@ -110,7 +111,8 @@ class _Server:
             return
         if self._spin is None:
             self._spin = contention.spin()
-        seen = case.Witnesses(contention.HostWatch(self._threads, self._spin), self._meter)
+        watching = meter.Meter(order.mistaken) if order.mistaken else self._meter
+        seen = case.Witnesses(contention.HostWatch(self._threads, self._spin), watching)
         for record in case.measure(self._device, order, self._seed, seen):
             yield Measured(record)
         yield Finished(spoilt=self._device.spoilt)

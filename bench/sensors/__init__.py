@@ -3,11 +3,12 @@
 import importlib
 from pathlib import Path
 
-from bench.sensors.base import COUNTERS, HOST_COUNTERS, STATE, TICK, Lost, NoSensors, Reading, Sensors, Withheld
+from bench.sensors.base import COUNTERS, HOST_COUNTERS, SLOW, STATE, TICK, Lost, NoSensors, Reading, Sensors, Withheld
 
 __all__ = [
     "COUNTERS",
     "HOST_COUNTERS",
+    "SLOW",
     "STATE",
     "TICK",
     "Lost",
@@ -22,7 +23,8 @@ __all__ = [
 
 def vendors() -> list[str]:
     """Every vendor there is a file for."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in {"__init__", "base"})
+    shared = {"__init__", "base", "nvml"}
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in shared)
 
 
 def open_board(vendor: str, board: str | None) -> Sensors:

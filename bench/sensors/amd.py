@@ -91,6 +91,16 @@ class Amd(Sensors):
         self._answers.clear()
         return super().read(names)
 
+    def others(self) -> list[Sensors]:
+        """Every board or die that amdsmi lists, without this one; they are told apart by their places on the bus."""
+        smi = self._smi
+        try:
+            own = smi.amdsmi_get_gpu_device_bdf(self._handle)
+            told = smi.amdsmi_get_processor_handles()
+            return [Amd(smi, one, self._wait) for one in told if smi.amdsmi_get_gpu_device_bdf(one) != own]
+        except (smi.AmdSmiException, AttributeError, LookupError, TypeError):
+            return []
+
     def close(self) -> None:
         """Closes the library, for the whole process."""
         with contextlib.suppress(self._smi.AmdSmiException, AttributeError):

@@ -19,6 +19,9 @@ TICK = (
     "memory_temperature_c",
     "kernel_active",
 )
+# Of these, once a second is enough: heat moves slowly, and activity is a share of up to the last second. On most boards
+# each is a call of its own.
+SLOW = frozenset({"temperature_c", "memory_temperature_c", "kernel_active"})
 # Counters that only rise: the difference over a window says what happened in it.
 COUNTERS = (
     "throttle_power_cap_s",
@@ -39,6 +42,7 @@ STATE = (
     "memory_clock_hz",
     "memory_active",
     "memory_used_bytes",
+    "temperature_margin_c",
     "compute_processes",
     "performance_state",
     "remapped_rows_pending",
@@ -111,11 +115,17 @@ class Sensors:
         return values
 
     def since_last(self) -> dict[str, float]:
-        """Means over the time since this was last called, of what a board counts by itself; nothing the first time.
-
-        Raises Lost.
+        """What a board keeps by itself, of the time since this was last called: means of what it counts, and `xid`, the
+        number of an error that it reported. Nothing the first time. Raises Lost.
         """
         return {}
+
+    def others(self) -> list["Sensors"]:
+        """Those of the other boards that the vendor's driver shows here: by them it is seen which one a load is on.
+
+        They stand on what this one has opened, and are not closed. Raises Lost.
+        """
+        return []
 
     def close(self) -> None:
         """Gives back what was opened."""

@@ -6,16 +6,16 @@ for in the ways that drivers have had for it, and the first that works is the wa
 units and meanings are those of nvml.h (API 13).
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
 from bench.sensors.base import Lost, Reading, Sensors, Withheld
+from bench.sensors.nvml import Gpm, Xids, asking
 
 
 @dataclass(frozen=True)
@@ -138,13 +138,9 @@ _QUANTITIES: dict[str, tuple[Way, ...]] = {
     "persistence": (lambda nvml, board: nvml.nvmlDeviceGetPersistenceMode(board),),
 }
 
-_GPM_METRICS = {
-    "sm_active": "NVML_GPM_METRIC_SM_UTIL",
-    "sm_occupancy": "NVML_GPM_METRIC_SM_OCCUPANCY",
-    "tensor_active": "NVML_GPM_METRIC_ANY_TENSOR_UTIL",
-    "dram_active": "NVML_GPM_METRIC_DRAM_BW_UTIL",
-}
-_GPM_APART_S = 0.1  # the header asks for as much between two samples
+# XIDs by which a program failed and the board is well, as NVIDIA's device plug-in for Kubernetes has them: exceptions
+# and page faults of a kernel, its end, the clean-up after it, and exceptions of the video unit.
+_PROGRAMS_OWN = {13, 31, 43, 45, 68}
 
 
 def open_board(board: str | None) -> "Nvidia":
@@ -186,6 +182,7 @@ class Nvidia(Sensors):
         self._board = _whole_gpu(nvml, handle) if is_slice else handle
         self._ways: dict[str, Way] = {}  # the way that worked
         self._gpm: Gpm | None = None
+        self._xids: Xids | None = None
         self._scope: int | None = None  # whose power and energy are told, once one of them is
 
     def asks(self) -> dict[str, Callable[[], float]]:
@@ -212,16 +209,47 @@ class Nvidia(Sensors):
         return others | {name: reading.value for name, reading in told.items() if reading.value is not None}
 
     def since_last(self) -> dict[str, float]:
-        """Activity by GPM: shares of the time in which multiprocessors, matrix units and memory had work."""
-        try:
+        """Activity by GPM: shares of the time in which multiprocessors, matrix units and memory had work. The first
+        XID that says of the board that it is not well, where the driver tells them.
+        """
+        told: dict[str, float] = {}
+        # Either is missing from some GPUs, permissions and bindings.
+        with suppress(Withheld, AttributeError):
             if self._gpm is None:
                 self._gpm = self.gpm()
-                return {}
-            return self._gpm.read()
-        except (Withheld, AttributeError):  # a GPU, a permission or a binding without it
-            return {}
+            else:
+                told |= self._gpm.read()
+        with suppress(Withheld, AttributeError):
+            if self._xids is None:
+                self._xids = Xids(self._nvml, self._board)
+            elif found := [xid for xid in self._xids.read() if xid not in _PROGRAMS_OWN]:
+                told["xid"] = float(found[0])
+        return told
 
-    def gpm(self, now: Callable[[], float] = time.perf_counter) -> "Gpm":
+    def others(self) -> list[Sensors]:
+        """Every GPU that NVML numbers, without this one. A number is nobody's identity: each is asked for its UUID.
+
+        Raises Lost.
+        """
+        found: list[Sensors] = []
+        with suppress(Withheld), asking(self._nvml):
+            own = self._nvml.nvmlDeviceGetUUID(self._board)
+            for index in range(self._nvml.nvmlDeviceGetCount()):
+                with suppress(Withheld, Lost), asking(self._nvml):  # another one may be in trouble
+                    handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                    if self._nvml.nvmlDeviceGetUUID(handle) != own:
+                        found.append(Nvidia(self._nvml, handle, is_slice=False))
+        return found
+
+    def close(self) -> None:
+        """Frees what counters and events take. NVML itself stays until the process ends."""
+        for held in (self._gpm, self._xids):
+            if held is not None:
+                with suppress(Withheld, Lost):
+                    held.close()
+        self._gpm = self._xids = None
+
+    def gpm(self, now: Callable[[], float] = time.perf_counter) -> Gpm:
         """The GPU's own counters, from now on. Raises Withheld where there are none, and Lost."""
         if self._is_slice or self.boundary == "whole_gpu":
             raise Withheld("these counters cover the whole GPU, and this is a slice")
@@ -251,13 +279,13 @@ class Nvidia(Sensors):
             if reading.value is None:
                 raise Withheld(reading.reason)
             return reading.value
-        with _asking(self._nvml):
+        with asking(self._nvml):
             return float(way(self._nvml, self._handle if name in _OF_SLICE else self._board))
 
     def _field_values(self, fields: Sequence[Field]) -> list[Reading]:
         """These fields, asked for in one call. Raises Lost."""
         try:
-            with _asking(self._nvml):
+            with asking(self._nvml):
                 asked = [(getattr(self._nvml, field.constant), field.scope or _GPU) for field in fields]
                 entries = self._nvml.nvmlDeviceGetFieldValues(self._board, asked)
         except Withheld as error:
@@ -267,7 +295,7 @@ class Nvidia(Sensors):
     def _decoded(self, field: Field, entry: Any) -> Reading:
         """One entry: the call as a whole succeeds even where every entry of it has failed."""
         try:
-            with _asking(self._nvml):
+            with asking(self._nvml):
                 if entry.nvmlReturn != self._nvml.NVML_SUCCESS:
                     raise self._nvml.NVMLError(entry.nvmlReturn)
         except Withheld as error:
@@ -279,49 +307,6 @@ class Nvidia(Sensors):
         if value == field.unknown:
             return Reading(None, f"NVML tells {value:g}, which stands for unknown")
         return Reading(value / field.per_unit)
-
-
-class Gpm:
-    """What ran between two samples of the GPU's own counters (GPM; Hopper and newer, on Linux), as fractions."""
-
-    def __init__(self, nvml: ModuleType, board: Any, now: Callable[[], float]) -> None:
-        self._nvml, self._board, self._now = nvml, board, now
-        with _asking(nvml):
-            if not nvml.nvmlGpmQueryDeviceSupport(board).isSupportedDevice:
-                raise Withheld("this GPU has no GPM counters")
-            self._older, self._newer = nvml.nvmlGpmSampleAlloc(), nvml.nvmlGpmSampleAlloc()
-            nvml.nvmlGpmSampleGet(board, self._older)
-        self._taken_s = now()
-
-    def read(self) -> dict[str, float]:
-        """Fractions of the time since the last reading; a metric that is withheld is left out.
-
-        Raises Withheld where that was less than 0.1 s ago, and Lost.
-        """
-        if (apart_s := self._now() - self._taken_s) < _GPM_APART_S:
-            raise Withheld(f"samples {apart_s:.3f} s apart: GPM needs {_GPM_APART_S} s")
-        with _asking(self._nvml):
-            self._nvml.nvmlGpmSampleGet(self._board, self._newer)
-            self._taken_s = self._now()
-            request = self._nvml.c_nvmlGpmMetricsGet_t()
-            request.version, request.numMetrics = self._nvml.NVML_GPM_METRICS_GET_VERSION, len(_GPM_METRICS)
-            request.sample1, request.sample2 = self._older, self._newer
-            self._older, self._newer = self._newer, self._older
-            for index, constant in enumerate(_GPM_METRICS.values()):
-                request.metrics[index].metricId = getattr(self._nvml, constant)
-            metrics = self._nvml.nvmlGpmMetricsGet(request).metrics
-        told = {name: metrics[index] for index, name in enumerate(_GPM_METRICS)}
-        return {
-            name: metric.value / 100
-            for name, metric in told.items()
-            if metric.nvmlReturn == self._nvml.NVML_SUCCESS and math.isfinite(metric.value)
-        }
-
-    def close(self) -> None:
-        """Frees both samples."""
-        for sample in (self._older, self._newer):
-            with _asking(self._nvml):
-                self._nvml.nvmlGpmSampleFree(sample)
 
 
 @cache
@@ -340,18 +325,6 @@ def _nvml() -> tuple[ModuleType | None, str]:
         advice = " The driver was upgraded under a running kernel module: reboot." if stale else ""
         return None, f"NVML: {error}{advice}"
     return pynvml, ""
-
-
-@contextmanager
-def _asking(nvml: ModuleType) -> Iterator[None]:
-    """Within it NVML's errors, and names that this binding lacks, are Withheld, or Lost."""
-    try:
-        yield
-    except nvml.NVMLError as error:
-        gone = error.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
-        raise (Lost if gone else Withheld)(str(error)) from error
-    except AttributeError as error:
-        raise Withheld(f"this nvidia-ml-py is older than it: {error}") from error
 
 
 def _whole_gpu(nvml: ModuleType, handle: Any) -> Any:

@@ -225,6 +225,23 @@ def test_the_board_is_the_same_however_it_is_named(device: Any) -> None:
     assert len(set(said)) == 1
 
 
+def test_a_load_is_on_the_board_whose_sensors_are_read(device: Any, metered: meter.Meter) -> None:
+    found = powercheck.rises(device, metered)
+    if found.own_w is None:
+        pytest.skip("the only board here, or one that tells no power")
+    assert not found.mistaken
+    assert found.own_w[1] - found.own_w[0] > energy.ROSE_W, found
+
+
+def test_a_board_that_is_well_reports_no_error(device: Any) -> None:
+    sensors = device.sensors()
+    sensors.probe()
+    sensors.since_last()
+    device.wait(0.2)
+    assert "xid" not in sensors.since_last()
+    sensors.close()
+
+
 def test_the_sampler_sees_the_load(device: Any, metered: meter.Meter) -> None:
     idle = metered.idle(2.0)
     step = device.prepare(workload.case("matmul", {"m": 4096, "n": 4096, "k": 4096, "dtype": "bfloat16"}))
