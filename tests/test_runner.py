@@ -1,6 +1,7 @@
 """Runs that go wrong in every way there is: whatever happens becomes a record, and nothing measured is lost."""
 
 import contextlib
+import gc
 import getpass
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from bench.device.cpu import Cpu
 from bench.energy import Board, Tick, Trace
 from bench.errors import UserError
 from bench.measure import case, contention, environment, messages, meter, plan, runner, timer
+from bench.measure import worker as process_of_rounds
 from bench.measure.journal import Journal
 from bench.measure.process import WorkerProcess
 from bench.measure.progress import Terminal
@@ -213,6 +216,27 @@ def test_a_wrong_output_is_flagged_and_counts_as_failed(misbehaved: Any, how: st
 
 
 @pytest.mark.slow
+def test_a_whole_step_that_was_right_is_not_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reference may take as long as the measurement, and the same seed gives the same data. Wrong ones are, because
+    each round must say so; and what is resumed is not, because the file says it.
+    """
+    monkeypatch.setenv("ACCELMARK_WORKLOADS", str(HERE / "workloads"))
+    cases: list[Case] = [("misbehave_step", {"off": off, "dtype": "float32"}) for off in (0.0, 1.0)]
+    outcome = carry_out("cpu", planned([*cases, ("misbehave", {"how": "not", "dtype": "float32"})], 2), tmp_path / "run")
+    checks = {(one.workload, one.params.get("off"), one.round): one.check for one in outcome.records}
+    assert {place for place, check in checks.items() if check is None} == {("misbehave_step", 0.0, 1)}
+    (unchecked,) = [one for one in outcome.records if one.check is None]
+    assert unchecked.valid and "earlier round" in unchecked.reasons["check"]
+    assert [one.params["off"] for one in outcome.failed] == [1.0, 1.0]
+    lines = outcome.path.read_bytes().splitlines(keepends=True)
+    lost = next(number for number, line in enumerate(lines) if b'"round":1' in line and b'"off":0.0' in line)
+    outcome.path.write_bytes(b"".join(line for number, line in enumerate(lines) if number != lost))
+    found, lab = record.read(outcome.path), laboratory("cpu")
+    resumed = runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), outcome.path, Recorder())
+    assert [one.check for one in resumed.records if one.round == 1 and one.params.get("off") == 0.0] == [None]
+
+
+@pytest.mark.slow
 def test_what_a_device_cannot_do_is_no_failure(misbehaved: Any) -> None:
     outcome, _ = misbehaved
     fine = {"not", "prints", "leaves a child", "spoils", "check out of memory", "unsupported"}
@@ -389,6 +413,37 @@ def test_a_worker_describes_several_devices() -> None:
     with worker("virtual cpu") as process:
         described = runner.ask(process, messages.Describe(), messages.Described)
     assert described.specs == ["virtual:0", "cpu:0"] == [facts.spec for facts in described.facts]
+
+
+class Ring:
+    """Garbage that only a collection finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_outlives_cases_is_left_out_of_collections_and_what_a_case_leaves_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A collection before the samples walked over all of torch's modules, 0.15 s in each case of each round."""
+    left: list[weakref.ref[Ring]] = []
+
+    def leaves_a_ring(*_: Any) -> Iterator[Record]:
+        left.append(weakref.ref(Ring()))
+        yield from ()
+
+    monkeypatch.setattr(case, "measure", leaves_a_ring)
+    server = process_of_rounds._Server(devices.find("virtual"), threads=1, seed=0)
+    job = messages.Job(workload="memory_copy", params={}, device=0, round=0, protocol=BRIEF)
+    gc.disable()  # none but the worker's own
+    try:
+        for _ in range(2):
+            list(server.serve(job))
+        assert [one() is None for one in left] == [True, False]
+        assert len(gc.get_objects()) < gc.get_freeze_count() / 10
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_a_worker_without_its_device_refuses_and_a_case_then_has_a_record(tmp_path: Path) -> None:

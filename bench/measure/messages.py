@@ -26,6 +26,7 @@ class Job(msgspec.Struct, tag="case", frozen=True, kw_only=True):
     round: int
     protocol: Protocol
     periods_s: dict[str, float] = {}  # how often the board publishes power and energy, where that was seen
+    checked: bool = False  # the output of an earlier round was right, and this one need not be looked at
 
 
 class Rest(msgspec.Struct, tag="rest", frozen=True):
