@@ -222,7 +222,9 @@ def test_a_whole_step_that_was_right_is_not_checked_again(tmp_path: Path, monkey
     """
     monkeypatch.setenv("ACCELMARK_WORKLOADS", str(HERE / "workloads"))
     cases: list[Case] = [("misbehave_step", {"off": off, "dtype": "float32"}) for off in (0.0, 1.0)]
-    outcome = carry_out("cpu", planned([*cases, ("misbehave", {"how": "not", "dtype": "float32"})], 2), tmp_path / "run")
+    outcome = carry_out(
+        "cpu", planned([*cases, ("misbehave", {"how": "not", "dtype": "float32"})], 2), tmp_path / "run"
+    )
     checks = {(one.workload, one.params.get("off"), one.round): one.check for one in outcome.records}
     assert {place for place, check in checks.items() if check is None} == {("misbehave_step", 0.0, 1)}
     (unchecked,) = [one for one in outcome.records if one.check is None]

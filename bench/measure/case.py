@@ -215,8 +215,8 @@ class _Draft:
         seen: Witnesses,
         wrong: float = 0.0,
     ) -> Record:
-        """The record of one measurement. Its output is checked now, after the load, on the buffers that were timed, unless
-        it was in an earlier round; `wrong` is what is known of its error already.
+        """The record of one measurement. Its output is checked now, after the load, on the buffers that were timed,
+        unless it was in an earlier round; `wrong` is what is known of its error already.
         """
         evidence = seen.host.contention(measured.steps)
         peak = device.peak_memory()

@@ -207,8 +207,8 @@ class ProcessMeter(Meter):
         return None
 
     def _hold_until_answered(self, hold: Run) -> None:
-        """Keeps the load up meanwhile; but on a CPU it would only keep the sampler from its answer, by a whole step each
-        time, and that is done for an energy alone.
+        """Keeps the load up meanwhile; but on a CPU that keeps the sampler from its answer, by a whole step at least,
+        and is only done where an energy is asked for.
         """
         if not self._device.asynchronous and not self.energy_s:
             return
