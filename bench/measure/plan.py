@@ -30,8 +30,8 @@ MOST_ROUNDS = 10
 # Of a process that a workload starts for itself, with its import of torch.
 START_S = 5.0
 # What a worker does at first use, once, beyond its start: torch's compiler, which its optimizers import, takes two
-# seconds on a CPU; the numbers that inputs are cut from, and a look at how evenly the host runs, one more.
-FIRST_USE_S = 3.0
+# seconds on a CPU; a look at how evenly the host runs, half a one.
+FIRST_USE_S = 2.5
 # At rest a device is watched for so long, with and without a context on it, after some quiet each time.
 REST_S, REST_QUIET_S = 5.0, 5.0
 # Until the energy counter has ticked at both ends of a window.
