@@ -141,8 +141,8 @@ def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit
     fastest = max(one.cost.gemm_flops / one.step_s for one in rows)
     kind = _KINDS[seen.machine.is_cpu]
     priors = [
-        Prior(fastest * 1.05, 0.3), kind.rows, kind.columns, kind.depth, Prior(read * kind.read.value, kind.read.spread),
-        Prior(read * kind.copied.value, kind.copied.spread), kind.run,
+        Prior(fastest * 1.05, 0.3), kind.rows, kind.columns, kind.depth,
+        Prior(read * kind.read.value, kind.read.spread), Prior(read * kind.copied.value, kind.copied.spread), kind.run,
     ]  # fmt: skip
 
     def law_of(x: Sequence[float]) -> ProductLaw:

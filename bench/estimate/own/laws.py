@@ -64,9 +64,9 @@ class ProductLaw:
 
     An accelerator does both at a time, and the slower one counts (p = 3). A CPU does them one after the other (p = 1):
     its library first copies operands into an order of its own, at half the rate at which one row reads them. Both go
-    the slower the shorter the rows of the weights are, (1 + run_half/K). On two cores of an EPYC with MKL 119 products of
-    1 to 1024 rows with weights of 1 to 154 MB follow this to 9 % in the median and 24 % at p90: one row reads 65 MB of
-    weights at 12 GB/s where K is 512 and at 21 GB/s where it is 8192, and eight rows copy them at 4.5 and 7.3 GB/s.
+    the slower the shorter the rows of the weights are, (1 + run_half/K). On two cores of an EPYC with MKL 119 products
+    of 1 to 1024 rows with weights of 1 to 154 MB follow this to 9 % in the median and 24 % at p90: one row reads 65 MB
+    of weights at 12 GB/s where K is 512 and at 21 GB/s where it is 8192, and eight rows copy them at 4.5 and 7.3 GB/s.
     """
 
     flops_per_s: float
@@ -80,7 +80,7 @@ class ProductLaw:
     num_points: int
 
     def seconds(self, m: float, n: float, k: float, width: float, *, chosen: bool = False) -> float:
-        """Of one product; `chosen`: the weights lie in the better of two orders, which is another one for one row alone."""
+        """Of one product; `chosen`: the weights lie in the better of two orders, which matters to one row alone."""
         compute = 2.0 * m * n * k / self.flops_per_s
         compute *= (1 + self.rows_half / m) * (1 + self.columns_half / n) * (1 + self.depth_half / k)
         weights, rest = width * n * k, width * m * (n + k)
