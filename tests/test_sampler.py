@@ -1,5 +1,6 @@
 """The sampler as a real process, on the compiled NVML; and what a worker's meter makes of one that misbehaves."""
 
+import contextlib
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bench import device as devices
 from bench import energy
 from bench.device import Device
 from bench.measure import sampler
@@ -169,6 +171,20 @@ def test_a_driver_call_that_hangs_costs_the_telemetry_and_not_the_window(
     watching.begin(hold)  # and no later window waits for it again
     watching.end(hold)
     assert watching.trace is None
+
+
+def test_a_cpu_is_not_loaded_while_its_sampler_is_awaited_but_for_an_energy() -> None:
+    """At both ends a whole step, of up to 0.6 s, kept the sampler from the cores that it needed to answer."""
+    (cpu,) = devices.find("cpu")
+    watching = ProcessMeter(cpu, seed=0)
+    held: list[int] = []
+    with contextlib.closing(watching):
+        for watching.energy_s, loaded in ((0.0, False), (0.01, True)):
+            held.clear()
+            watching.begin(lambda: held.append(1))
+            watching.end(lambda: held.append(1))
+            assert watching.trace is not None
+            assert bool(held) is loaded
 
 
 def test_a_board_that_leaves_the_bus_keeps_what_was_seen_before(meter: Callable[..., ProcessMeter]) -> None:

@@ -230,6 +230,11 @@ class ProcessMeter(Meter):
         return None
 
     def _hold_until_answered(self, hold: Run) -> None:
+        """Keeps the load up meanwhile; but on a CPU that keeps the sampler from its answer, by a whole step at least,
+        and is only done where an energy is asked for.
+        """
+        if not self._device.asynchronous and not self.energy_s:
+            return
         limit_s = self._device.now_s() + ANSWER_LIMIT_S
         while not self.reason and self._replies.empty() and self._device.now_s() < limit_s:
             hold()

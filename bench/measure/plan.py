@@ -31,6 +31,9 @@ SAME_SPEED = 2.0
 MOST_ROUNDS = 10
 # Of a process that a workload starts for itself, with its import of torch.
 START_S = 5.0
+# What a worker does at first use, once, beyond its start: torch's compiler, which its optimizers import, takes two
+# seconds on a CPU; a look at how evenly the host runs, half a one.
+FIRST_USE_S = 2.5
 # At rest a device is watched for so long, with and without a context on it, after some quiet each time.
 REST_S, REST_QUIET_S = 5.0, 5.0
 # Until the energy counter has ticked at both ends of a window.
@@ -105,10 +108,15 @@ class Plan:
         return self.rounds * len({planned.device for planned in self.cases})
 
     @property
+    def worker_s(self) -> float:
+        """Seconds of a worker beside its cases."""
+        return self.start_s + FIRST_USE_S
+
+    @property
     def estimate_s(self) -> float:
         """Seconds in all."""
         return (
-            self.num_workers * self.start_s
+            self.num_workers * self.worker_s
             + self.rounds * sum(planned.estimate_s for planned in self.cases)
             + self.energy_s
         )
@@ -439,8 +447,8 @@ def planned_case(
     name = name or case.scale
     protocol = protocols[name]
     step_s = predicted_s(case, speeds)
-    # Filling buffers with data and checking the output take about 80 times as long as reading the buffers once.
-    prepare_s = 0.2 + 80 * case.memory_bytes() / speeds.bytes_per_s + case.starts * START_S
+    # Filling buffers with data and checking the output take about 40 times as long as reading the buffers once.
+    prepare_s = 0.1 + 40 * case.memory_bytes() / speeds.bytes_per_s + case.starts * START_S
     least_s = (protocol.settle_steps + 3) * step_s  # the first call, settling, checking
     window_s = max(protocol.max_time_s, step_s)
     held = metered and protocol.energy_s and case.duty != "burst"
@@ -477,7 +485,7 @@ def _unique(planned: list[PlannedCase]) -> list[PlannedCase]:
 def _window_scale(plan: Plan, rounds: int, usable_s: float) -> float:
     """How much longer than the suite's own the windows may be."""
     devices = len({planned.device for planned in plan.cases})
-    fixed_s = rounds * (devices * plan.start_s + sum(planned.fixed_s for planned in plan.cases))
+    fixed_s = rounds * (devices * plan.worker_s + sum(planned.fixed_s for planned in plan.cases))
     windows_s = rounds * sum(planned.window_s for planned in plan.cases)
     return (usable_s - fixed_s - plan.energy_s) / windows_s if windows_s else math.inf
 

@@ -304,7 +304,7 @@ class _Run:
         while cases:
             process = WorkerProcess(spec, self._laboratory.host.threads, self._session.seed)
             with contextlib.closing(process):
-                self._left_s -= self._plan.start_s
+                self._left_s -= self._plan.worker_s
                 alive = True
                 while cases and alive:
                     alive = self._measure(process, cases.pop(0), round_index)
@@ -404,7 +404,7 @@ def _job(
     )
 
 
-_Place = tuple[str, int, int]
+_Place = tuple[str, int, int]  # case, device, round
 
 
 def _launches(records: list[Record]) -> dict[_Place, list[Record]]:

@@ -13,8 +13,9 @@ from bench.workload import Scalar
 def measure(device: Device) -> Speeds:
     """Matrix products by type, a copy and a launch, each for about a tenth of a second."""
     protocol = Protocol(
-        settle_s=0.02, min_samples=6, min_time_s=0.03, max_time_s=0.15, max_samples=100, half_width=0.05, sample_s=1e-3
-    )
+        settle_s=0.02, settle_steps=1, min_samples=6, min_time_s=0.03, max_time_s=0.1, max_samples=100, half_width=0.05,
+        sample_s=1e-3,
+    )  # fmt: skip
 
     def step_s(name: str, params: dict[str, Scalar]) -> float:
         device.release()

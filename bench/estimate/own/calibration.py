@@ -164,6 +164,7 @@ def _full_step(laws: Laws, one: Observed) -> FullStep | None:
         size=float(one.cost.flops),
         terms=found,
         measured_s=one.step_s,
+        noise=one.noise,
         shares=_shares(one.facts),
     )
 

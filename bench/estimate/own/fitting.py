@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _DISTURBED = 1.5  # a product that took so much longer, of a logarithm, than a usual machine's: something else ran
 _GROUPED_NOISE = 0.20  # the same of experts' products: small, many, and called in another way
-_NOISE = 0.04  # standard deviation of the logarithm of a row that is fitted: rounds, and what a law cannot follow
+_NOISE = 0.04  # of the logarithm of a row that is fitted, beside what rounds differ by: what a law cannot follow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +60,21 @@ class _Kind:
     rows: Prior
     columns: Prior
     depth: Prior
-    copied: Prior  # rate at which operands are taken in, as a share of reading memory
+    read: Prior  # rate at which one row reads weights, as a share of reading memory
+    copied: Prior  # rate at which operands are taken in, as a share of that too
+    run: Prior
     sharpness: float
 
 
 # CPUs: measured here, MKL on two cores with AVX2. Accelerators: tiles of 64 to 128 rows, and a depth of about 200 where
 # half the rate is reached on A100, H100 and A40.
 _KINDS = {
-    True: _Kind(Prior(0.5, 0.5), Prior(2.0, 0.5), Prior(4.0, 0.5), Prior(0.7, 0.3), 1.0),
-    False: _Kind(Prior(60.0, 0.7), Prior(60.0, 0.7), Prior(200.0, 0.7), Prior(1.0, 0.15), 3.0),
+    True: _Kind(
+        Prior(0.5, 0.5), Prior(2.0, 0.5), Prior(4.0, 0.5), Prior(0.75, 0.2), Prior(0.4, 0.3), Prior(240.0, 0.15), 1.0
+    ),
+    False: _Kind(
+        Prior(60.0, 0.7), Prior(60.0, 0.7), Prior(200.0, 0.7), Prior(1.0, 0.1), Prior(1.0, 0.15), Prior(1e-9, 0.1), 3.0
+    ),
 }
 # By whether it is a CPU: 128 tokens took 1.6 times as long as the rate at 512 says here; on accelerators as on A100.
 _ATTENTION_HALF = {True: 120.0, False: 400.0}
@@ -135,14 +141,14 @@ def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit
     fastest = max(one.cost.gemm_flops / one.step_s for one in rows)
     kind = _KINDS[seen.machine.is_cpu]
     priors = [
-        Prior(fastest * 1.05, 0.3), kind.rows, kind.columns, kind.depth, Prior(read, 0.10),
-        Prior(read * kind.copied.value, kind.copied.spread),
+        Prior(fastest * 1.05, 0.3), kind.rows, kind.columns, kind.depth,
+        Prior(read * kind.read.value, kind.read.spread), Prior(read * kind.copied.value, kind.copied.spread), kind.run,
     ]  # fmt: skip
 
     def law_of(x: Sequence[float]) -> ProductLaw:
         return ProductLaw(
             flops_per_s=x[0], rows_half=x[1], columns_half=x[2], depth_half=x[3], read_bytes_per_s=x[4],
-            bytes_per_s=x[5], sharpness=kind.sharpness, num_points=len(rows),
+            bytes_per_s=x[5], run_half=x[6], sharpness=kind.sharpness, num_points=len(rows),
         )  # fmt: skip
 
     def error(law: ProductLaw, one: Observed) -> float:
@@ -152,13 +158,14 @@ def _product_law(seen: Observations, dtype: str, read: float, fits: list[TermFit
 
     expected = law_of([prior.value for prior in priors])
     rows = [one for one in rows if error(expected, one) > -_DISTURBED]  # the fastest always stays
-    noise = [_NOISE if one.workload == "matmul" else _GROUPED_NOISE for one in rows]
+    own = {"matmul": _NOISE, "grouped_matmul": _GROUPED_NOISE}
+    noise = [math.hypot(own[one.workload], one.noise) for one in rows]
 
     def scaled(logs: "Array") -> "Array":
         import numpy as np
 
         law = law_of([math.exp(float(value)) for value in logs])
-        return np.array([error(law, one) / own for one, own in zip(rows, noise, strict=True)])
+        return np.array([error(law, one) / sigma for one, sigma in zip(rows, noise, strict=True)])
 
     x, spreads = most_likely(scaled, priors)
     errors = [error(law_of(x), one) for one in rows]

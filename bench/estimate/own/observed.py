@@ -51,6 +51,11 @@ class Observed:
     power_w: float | None
 
     @property
+    def noise(self) -> float:
+        """By how much the time may be off for what its rounds show, as a standard deviation of the logarithm."""
+        return self.spread / math.sqrt(self.num_rounds)
+
+    @property
     def label(self) -> str:
         """The case as people read it."""
         return workload.label(self.workload, self.params) + ("" if self.launch == "eager" else f" [{self.launch}]")

@@ -26,7 +26,7 @@ TERMS = {"matmul": 0.10, "attention": 0.25, "memory": 0.30, "optimizer": 0.15, "
 _LAUNCH = {False: 6.0, True: 3.0}  # by whether launches run ahead of the device
 _CLASS_SPREAD = 0.20
 _KIND_SPREAD = 0.25  # of what a workload does beside its class: adapters, experts
-_STEP_NOISE = 0.05
+_STEP_NOISE = 0.05  # of a step's logarithm, beside what its rounds differ by: what no factor can follow
 _SHARE_NOISE = 0.20  # of a share of a step's operations: of one step, under a profiler, which slows small ones
 _LEAST_SHARE = 0.05
 # Workloads that are their class; others have a factor of their own.
@@ -45,6 +45,7 @@ class FullStep:
     size: float  # FLOP, for how far a prediction lies outside
     terms: dict[str, float]
     measured_s: float
+    noise: float  # of its logarithm, as its rounds show it
     shares: dict[str, float]  # of terms in the time of all operations, by a profiler; empty where none looked on
 
 
@@ -107,6 +108,7 @@ def _fit(steps: Sequence[FullStep], overlap: bool) -> StackFactors:
     priors += [Prior(1.0, _CLASS_SPREAD) for _ in classes] + [Prior(1.0, _KIND_SPREAD) for _ in kinds]
     seconds = np.array([[one.terms[name] for name in TERMS] for one in steps]).reshape(len(steps), len(TERMS))
     measured = np.log([one.measured_s for one in steps])
+    noise = np.array([math.hypot(_STEP_NOISE, one.noise) for one in steps])
     member = np.array([[name in (one.step_class, one.kind) for name in names[len(TERMS) :]] for one in steps], float)
     member = member.reshape(len(steps), len(names) - len(TERMS))
     terms = list(TERMS)
@@ -123,7 +125,7 @@ def _fit(steps: Sequence[FullStep], overlap: bool) -> StackFactors:
         inside[:, memory] += 0.0 if overlap else launches
         inside[:, launch] = 0.0
         off_shares = np.log(inside[which, term] / inside[which].sum(axis=1)) - shares
-        return np.concatenate([off / _STEP_NOISE, off_shares / _SHARE_NOISE])
+        return np.concatenate([off / noise, off_shares / _SHARE_NOISE])
 
     x, spreads = most_likely(errors, priors)
     values = dict(zip(names, x, strict=True))
