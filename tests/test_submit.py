@@ -248,6 +248,13 @@ def test_what_makes_no_sense_is_said(local: Path, root: Path, options: dict[str,
     assert list(root.rglob("*")) == []
 
 
+def test_a_folder_or_no_file_is_the_users_mistake_and_no_refusal(local: Path, root: Path) -> None:
+    with pytest.raises(UserError, match="is a folder: name the one result file of it"):
+        submitted(local.parent, root, dry_run=True)
+    with pytest.raises(UserError, match="is no file"):
+        submitted(local.with_name("none.jsonl"), root, dry_run=True)
+
+
 def test_neither_a_file_nor_an_id_is_said(root: Path) -> None:
     with pytest.raises(UserError, match="needs a result file"):
         commands.submit(to=root)

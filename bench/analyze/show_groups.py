@@ -5,7 +5,7 @@ from typing import Any
 
 from bench import units
 from bench.analyze import show
-from bench.analyze.grouped import QUARTILES
+from bench.analyze.grouped import QUARTILES, named
 from bench.analyze.row import Row
 from bench.analyze.table import arranged, spread_out
 from bench.text import plain
@@ -77,10 +77,10 @@ def _listed(groups: Sequence[Row], by: str | None) -> tuple[list[str], list[list
     several = by != "device" and len({one["device"] for one in groups}) > 1
     header = [by or "", "device", "case", "machines", "runs", "rate", "middle half", "of measured", "of datasheet"]
     header += ["tokens/J", "tokens/money", "power", "limit", "of default", "clock", "at most", "notes"]
-    ordered = sorted(groups, key=lambda one: str(one.get(by))) if by else groups
+    ordered = sorted(groups, key=lambda one: named(by, one)) if by else groups
     body = [
         [
-            plain(str(one.get(by))) if by else "",
+            plain(named(by, one)) if by else "",
             plain(one["device"]) if several else "",
             plain(one["case"]),
             str(one["machines"]),

@@ -154,6 +154,13 @@ def table(
         print(show.csv_text(document), end="")
     else:
         left = [f"{len(source.errors)} files were left out: --errors says why"] if source.errors and not errors else []
+        if source.quarantined:
+            cases = "1 case is" if source.quarantined == 1 else f"{source.quarantined} cases are"
+            left.append(f"{cases} in quarantine and in no median: `accelmark check` says why")
+        elif source.quarantined is None:
+            left.append(
+                "not looked for in so many files: cases that belong in quarantine; `accelmark check` finds them"
+            )
         print_lines([*lines, *left])
     sys.exit(1 if errors and source.errors else 0)
 

@@ -227,7 +227,7 @@ class Store:
             sound = False
         if not sound:
             shutil.rmtree(self._parts, ignore_errors=True)
-            self._parts.mkdir()
+            self._parts.mkdir(exist_ok=True)  # another process may just have opened the store
             for path in self.place.glob("manifest.db*"):
                 path.unlink()
         with self._opened() as manifest:

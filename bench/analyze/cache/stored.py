@@ -22,6 +22,9 @@ def open_stored(folder: Path, *, cache: Path | None, note: Note) -> "Stored":
 class Stored:
     """The rows of one store. They lack what is said of single samples and `facts`: those are in `show FILE`."""
 
+    # To check a file takes three times as long as to read it: `accelmark check` does it when it is asked to.
+    quarantined: int | None = None
+
     def __init__(self, store: Store, folder: Path) -> None:
         self._store = store
         self.errors = [(str(folder / path), reason) for path, reason in store.errors()]
