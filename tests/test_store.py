@@ -437,3 +437,16 @@ def test_row_groups_without_such_rows_are_not_read(
     assert groups("device=GPU l40s") == groups("chip=None,device=GPU l40s") == 2
     assert groups("step_s<0") == groups("step_s>9") == groups("rounds=7") == groups("device=zzz") == 0
     assert groups("step_s>0") == 6
+
+
+def test_nothing_but_a_frame_loads_pandas(put: Any, folder: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        put(number)
+    program = (
+        "import sys; from pathlib import Path; from bench.analyze.cache import stored\n"
+        "found = stored.open_stored(Path(sys.argv[1]), cache=Path(sys.argv[2]), note=print)\n"
+        "found.typical('step_s>0', 'chip'); found.rows('m=64,flags~power,clock_hz=None'); found.count('step_s~1')\n"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "cache")]
+    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode == 0
