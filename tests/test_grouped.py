@@ -195,7 +195,7 @@ def test_the_commands_print_what_python_gives(results: Path) -> None:
 def test_a_bad_file_in_a_folder_is_left_out_and_told(results: Path) -> None:
     (results / "bad.jsonl").write_text("{}\n")
     said = accelmark("table", results)
-    assert said.stdout.rstrip().endswith("1 files were left out: --errors says why")
+    assert said.stdout.rstrip().endswith("1 file was left out: --errors says why")
     (told,) = json.loads(accelmark("table", results, "--errors", "--json").stdout)
     assert told["file"] == str(results / "bad.jsonl") and "missing required field" in told["reason"]
     with pytest.raises(UserError, match="missing required field"):
@@ -214,6 +214,12 @@ def test_long_tables_are_grouped_for_people_and_not_for_programs(
     monkeypatch.setattr(commands, "too_long", lambda found, where: True)
     assert "middle half" in accelmark("table", results).stdout
     assert len(json.loads(accelmark("table", results, "--json").stdout)) == 5
+
+
+def test_who_gives_a_price_sees_what_it_buys(board: Any) -> None:
+    files = [board(name, 1e-3, chip=chip, **STEP) for name, chip in (("a", "l40s"), ("b", None))]
+    header = show_groups.grouped(groups(files, by="chip", price_per_hour=2.0), "chip")[0].splitlines()[0]
+    assert "tokens/money" in header
 
 
 def test_a_chip_of_no_catalog_goes_by_the_name_of_its_device(board: Any) -> None:

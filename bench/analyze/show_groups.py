@@ -17,10 +17,10 @@ _EXPLAINED = (
 
 
 def grouped(groups: Sequence[Row], by: str | None, style: str = "simple") -> list[str]:
-    """Groups as a table: the values of `by` across where they are few, else one line for each group."""
+    """Groups as a table: the values of `by` across where they are few and no money is asked for, else a line each."""
     if not groups:
         return ["no row is like that"]
-    if by and spread_out(list(groups), by):
+    if by and "price_per_hour" not in groups[0] and spread_out(list(groups), by):
         columns, lines = arranged(list(groups), by)
         body = [[plain(name), *(_cell(one) if one else "" for one in found)] for name, *found in lines]
         several = any((one["machines"] or 0) > 1 for one in groups)
