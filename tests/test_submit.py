@@ -223,7 +223,7 @@ def test_retracting_hides_and_keeps_and_proves_its_author(
     notice = history.read_notice(Path(done["files"][0]["file"]))
     assert (notice.action, notice.reason) == ("retract", "the fan was off, says <name>")
     assert history.proven(notice, record.read(Path(first["files"][0]["file"])).session)
-    with pytest.raises(UserError, match="no result files"):
+    with pytest.raises(UserError, match="counts: each is withdrawn, hidden or a link"):
         expand([root])
     assert Path(first["files"][0]["file"]).exists()
     assert (

@@ -58,6 +58,8 @@ def expand(paths: Paths) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
         found += [path / name for name in scan(path)] if path.is_dir() else [path]
+    if not found and any(True for path in given for _ in path.rglob("*.jsonl")):
+        raise UserError(f"no result file in {', '.join(map(str, given))} counts: each is withdrawn, hidden or a link")
     if not found:
         raise UserError(f"no result files in {', '.join(map(str, given)) or 'nothing'}: `accelmark run` makes one")
     return found
