@@ -107,7 +107,12 @@ def quantile(values: Sequence[float], p: float) -> float:
 
 def median(values: Sequence[float]) -> float:
     """Middle value, or the mean of the middle two."""
-    return quantile(values, 0.5)
+    if not values:
+        raise ValueError("a median needs values")
+    ordered, middle = sorted(values), len(values) // 2
+    if len(ordered) % 2:
+        return ordered[middle]
+    return ordered[middle - 1] + (ordered[middle] - ordered[middle - 1]) * 0.5
 
 
 @functools.lru_cache(maxsize=4096)

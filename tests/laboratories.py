@@ -8,6 +8,7 @@ import math
 import random
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _session(golden: Session, sheet: chip.Chip, number: int, rounds: int) -> Ses
         spec="nvidia:0", vendor=sheet.vendor.lower(), name=sheet.driver_names[0], chip=sheet.name,
         uuid_hash=f"{number:016x}", memory_bytes=sheet.memory_bytes, last_level_cache_bytes=50_000_000,
         driver=f"5{50 + number % 3 * 10}.54.1{number % 10}",
-        readings={"power_limit_w": limit_w * (0.7 if number % 17 == 16 else 1.0), "power_limit_default_w": limit_w},
+        readings={"power_limit_w": limit_w, "power_limit_default_w": limit_w / (0.7 if number % 17 == 16 else 1.0)},
         capabilities={"power_w": "ok", "energy_j": "ok"},
     )  # fmt: skip
     return replace(
@@ -117,10 +118,11 @@ def _record(like: Record, case: Any, sheet: chip.Chip, factor: float, random_: r
     memory_s = cost.bytes / sheet.memory_bytes_per_s / 0.9
     step_s = (max(compute_s, memory_s) + 0.2 * min(compute_s, memory_s) + 8e-6) * factor
     metered = round_ == 0 and case.name in {"train_step", "decode", "prefill", "matmul"}
-    start = 100 * round_ + place
-    samples_s = [step_s * random_.gauss(1, 0.004) for _ in range(10)]
+    samples_s = [step_s * random_.gauss(1, 0.002) for _ in range(30)]
     assert like.timing is not None
     timing = replace(like.timing, clock="event", window_s=1.1 * math.fsum(samples_s) * like.timing.repeats)
+    started = datetime(2026, 11, 1, 10, tzinfo=UTC) + timedelta(seconds=100 * round_ + place)
+    ended = started + timedelta(seconds=timing.cold_start_s + timing.settle_s + timing.window_s + 6)
     return replace(
         like, workload=case.name, version=case.version, params=params, round=round_, work=Work.of(cost),
         identity=Identity(dtype=dtype, data="normal", cache="cold_rotate", duty="sustained", launch="eager"),
@@ -128,8 +130,7 @@ def _record(like: Record, case: Any, sheet: chip.Chip, factor: float, random_: r
         telemetry=_telemetry(sheet, random_, metered), energy=_energy(sheet, random_) if metered else None,
         reasons=like.reasons | ({} if metered else {"energy": "measured in the first round"}),
         flags=["power_limited"] if metered and sheet.name == "h100-sxm" else [],
-        started=f"2026-11-01T10:{start // 60:02d}:{start % 60:02d}.000+00:00",
-        ended=f"2026-11-01T10:{start // 60:02d}:{start % 60:02d}.900+00:00",
+        started=started.isoformat(timespec="milliseconds"), ended=ended.isoformat(timespec="milliseconds"),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Compare: noise is no claim, a planted difference is one, and what is not alike is not compared."""
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -20,11 +21,12 @@ CPU = "cpu"
 
 @pytest.fixture
 def side(build: Any) -> Any:
-    """A file of one case with these medians; sides that start an hour apart did not take turns."""
+    """A run of one case with these medians; sides that start an hour apart did not take turns."""
+    runs = itertools.count()
 
     def make(medians_s: Sequence[float], *, hour: int = 0, step: int = 60, **fields: Any) -> ResultFile:
         records = build.rounds(medians_s, start=3600 * hour, step=step, **fields)
-        return build.file(records, id=f"{hour:016d}")
+        return build.file(records, id=f"{next(runs):016d}")
 
     return make
 
@@ -54,6 +56,22 @@ def test_a_file_compared_with_itself_is_exactly_one(golden: Path) -> None:
         assert row.verdict in {"equivalent", "inconclusive"}
         assert row.before_s == row.after_s
     assert (found.only_before, found.only_after, found.differences) == ([], [], [])
+
+
+def test_that_both_sides_are_one_run_is_said(golden: Path) -> None:
+    file = record.read(golden)
+    found = compare([file], [file])
+    assert found.notes[0].startswith(f"run {file.session.id} is on both sides: what is equal there says nothing")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_halves_of_a_file_are_never_told_apart(build: Any, seed: int) -> None:
+    chance = random.Random(seed)
+    records = build.rounds([1e-3 * math.exp(chance.gauss(0, 0.02) - (number > 3) * 0.2) for number in range(8)])
+    first, last = build.file(records[:4], id="one"), build.file(records[4:], id="one")
+    for before, after in ((first, last), (last, first)):
+        row = only(before, after)
+        assert (row.verdict, row.reason) == ("inconclusive", "both sides hold rounds of one run")
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 5])

@@ -167,7 +167,7 @@ def test_other_work_is_no_other(board: Any) -> None:
 @pytest.fixture
 def results(board: Any, build: Any, tmp_path: Path) -> Path:
     for number in range(5):
-        build.write(tmp_path / f"{number}.jsonl", board(f"board{number}", 1e-3 * (number + 1)))
+        build.write(tmp_path / f"{number}.jsonl", board(f"board{number}", 1e-3 * (1 + number / 50)))
     return tmp_path
 
 
@@ -195,7 +195,7 @@ def test_the_commands_print_what_python_gives(results: Path) -> None:
 def test_a_bad_file_in_a_folder_is_left_out_and_told(results: Path) -> None:
     (results / "bad.jsonl").write_text("{}\n")
     said = accelmark("table", results)
-    assert said.stdout.rstrip().endswith("1 files were left out: --errors says why")
+    assert said.stdout.rstrip().endswith("1 file was left out: --errors says why")
     (told,) = json.loads(accelmark("table", results, "--errors", "--json").stdout)
     assert told["file"] == str(results / "bad.jsonl") and "missing required field" in told["reason"]
     with pytest.raises(UserError, match="missing required field"):
@@ -214,3 +214,32 @@ def test_long_tables_are_grouped_for_people_and_not_for_programs(
     monkeypatch.setattr(commands, "too_long", lambda found, where: True)
     assert "middle half" in accelmark("table", results).stdout
     assert len(json.loads(accelmark("table", results, "--json").stdout)) == 5
+
+
+def test_who_gives_a_price_sees_what_it_buys(board: Any) -> None:
+    files = [board(name, 1e-3, chip=chip, **STEP) for name, chip in (("a", "l40s"), ("b", None))]
+    header = show_groups.grouped(groups(files, by="chip", price_per_hour=2.0), "chip")[0].splitlines()[0]
+    assert "tokens/money" in header
+
+
+def test_a_chip_of_no_catalog_goes_by_the_name_of_its_device(board: Any) -> None:
+    files = [board("a", 1e-3), board("b", 2e-3, chip=None)]
+    made = groups(files, by="chip")
+    assert [one["chip"] for one in made] == ["l40s", None]
+    columns, lines = table.arranged(made, "chip")
+    assert columns == ["l40s", "Unknown"] and len(lines) == 1
+    assert not any("None" in line for line in show_groups.grouped(made, "chip"))
+
+
+def test_a_case_in_quarantine_is_marked_and_in_no_median(board: Any, build: Any, tmp_path: Path) -> None:
+    for number in range(5):
+        file = board(f"board{number}", 1e-3 if number else 1e-5)
+        build.write(tmp_path / file.name, file)
+    rows = json.loads(CliRunner().invoke(main, ["table", str(tmp_path), "--json"]).output)
+    assert {one["machine"]: bool(one["quarantine"]) for one in rows} == {f"board{n}": not n for n in range(5)}
+    (one,) = commands.grouped([tmp_path], by="chip")
+    assert (one["machines"], one["step_s"]) == (4, 1e-3)
+    for view in ([], ["--by", "chip"]):
+        printed = CliRunner().invoke(main, ["table", str(tmp_path), *view]).output
+        assert "1 case is in quarantine and in no median" in printed
+    assert "in quarantine: " in CliRunner().invoke(main, ["table", str(tmp_path)]).output

@@ -145,10 +145,13 @@ def test_conditions_that_mean_nothing_are_refused(wanted: str, message: str, rea
 
 @pytest.mark.parametrize("by", [None, "chip", "machine", "dtype", "m", "date", "power_limit_w", "workload", "host"])
 def test_typical_runs_are_the_same_as_of_rows(by: str | None, read_once: Any) -> None:
+    stored_, files = read_once
     fields = {*grouped.FIELDS, "runs", *([by] if by else [])}
-    found = [kept([{name: row.get(name) for name in fields} for row in rows.typical(by=by)]) for rows in read_once]
+    runs = stored_.typical(by=by), grouped.typical(files.rows(), by)  # in so many files nothing is put in quarantine
+    assert stored_.quarantined is None
+    found = [kept([{name: row.get(name) for name in fields} for row in made]) for made in runs]
     assert found[0] == found[1]
-    groups = [kept(grouped.groups(rows.typical(by=by), by)) for rows in read_once]
+    groups = [kept(grouped.groups(made, by)) for made in runs]
     assert groups[0] == groups[1]
 
 
@@ -434,3 +437,16 @@ def test_row_groups_without_such_rows_are_not_read(
     assert groups("device=GPU l40s") == groups("chip=None,device=GPU l40s") == 2
     assert groups("step_s<0") == groups("step_s>9") == groups("rounds=7") == groups("device=zzz") == 0
     assert groups("step_s>0") == 6
+
+
+def test_nothing_but_a_frame_loads_pandas(put: Any, folder: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        put(number)
+    program = (
+        "import sys; from pathlib import Path; from bench.analyze.cache import stored\n"
+        "found = stored.open_stored(Path(sys.argv[1]), cache=Path(sys.argv[2]), note=print)\n"
+        "found.typical('step_s>0', 'chip'); found.rows('m=64,flags~power,clock_hz=None'); found.count('step_s~1')\n"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "cache")]
+    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode == 0

@@ -223,7 +223,7 @@ def test_retracting_hides_and_keeps_and_proves_its_author(
     notice = history.read_notice(Path(done["files"][0]["file"]))
     assert (notice.action, notice.reason) == ("retract", "the fan was off, says <name>")
     assert history.proven(notice, record.read(Path(first["files"][0]["file"])).session)
-    with pytest.raises(UserError, match="no result files"):
+    with pytest.raises(UserError, match="counts: each is withdrawn, hidden or a link"):
         expand([root])
     assert Path(first["files"][0]["file"]).exists()
     assert (
@@ -246,6 +246,13 @@ def test_what_makes_no_sense_is_said(local: Path, root: Path, options: dict[str,
     with pytest.raises(UserError, match=says):
         submitted(local, root, **options)
     assert list(root.rglob("*")) == []
+
+
+def test_a_folder_or_no_file_is_the_users_mistake_and_no_refusal(local: Path, root: Path) -> None:
+    with pytest.raises(UserError, match="is a folder: name the one result file of it"):
+        submitted(local.parent, root, dry_run=True)
+    with pytest.raises(UserError, match="is no file"):
+        submitted(local.with_name("none.jsonl"), root, dry_run=True)
 
 
 def test_neither_a_file_nor_an_id_is_said(root: Path) -> None:

@@ -144,6 +144,8 @@ def _compared(before: Side, after: Side, threshold: float, *, across: bool) -> C
 
 def _doubt(before: Side, after: Side, log_ratio: float) -> str:
     """Why a difference that the numbers show is not to be believed, or nothing."""
+    if _runs(before) & _runs(after):
+        return "both sides hold rounds of one run"
     if any("below_timer_floor" in record.flags for side in (before, after) for record in side.records):
         return "samples are too short for the clock"
     # What other programs and guests took of a CPU, where that may be half of the difference. Taken from both sides
@@ -153,6 +155,10 @@ def _doubt(before: Side, after: Side, log_ratio: float) -> str:
         shares = " and ".join(f"{100 * share:.0f} %" for share in taken)
         return f"others took {shares} of the CPU"
     return ""
+
+
+def _runs(side: Side) -> set[str]:
+    return {one.session.id for one in side.summaries}
 
 
 def _hint(before: Side, after: Side, log_ratio: float, threshold: float) -> str:
@@ -239,6 +245,10 @@ def _marked(rows: list[Comparison]) -> list[Comparison]:
 def _notes(rows: Sequence[Comparison], pairs: Sequence[tuple[Side, Side]]) -> list[str]:
     """How far the verdicts reach."""
     notes = []
+    shared = {run for before, after in pairs for run in _runs(before) & _runs(after)}
+    if shared:
+        named = f"run {min(shared)} is" if len(shared) == 1 else f"{len(shared)} runs are"
+        notes.append(f"{named} on both sides: what is equal there says nothing, and no difference is one of machines")
     tested = sum(row.p_value is not None for row in rows)
     if tested > 1:
         notes.append(

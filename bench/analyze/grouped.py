@@ -46,7 +46,7 @@ def groups(runs: Sequence[Row], by: str | None = None, *, price_per_hour: float 
     several = not belongs_to_device(by, runs) if by else True
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for one in runs:
-        place = (str(one.get(by)) if by else "", one["device"] if several else "", *(one[name] for name in IDENTITY))
+        place = (named(by, one) if by else "", one["device"] if several else "", *(one[name] for name in IDENTITY))
         cells.setdefault(place, []).append(one)
     return [_group(own, by, price_per_hour) for own in cells.values()]
 
@@ -55,8 +55,14 @@ def belongs_to_device(by: str, rows: Iterable[Row]) -> bool:
     """Whether each value of the field comes from one device: then it tells the devices apart."""
     devices: dict[str, set[str]] = {}
     for one in rows:
-        devices.setdefault(str(one.get(by)), set()).add(one["device"])
+        devices.setdefault(named(by, one), set()).add(one["device"])
     return all(len(names) == 1 for names in devices.values())
+
+
+def named(by: str, one: Row) -> str:
+    """A row's value of the field as people read it: a chip that no catalog has goes by its device's name."""
+    found = one.get(by)
+    return str(one["device"] if by == "chip" and found is None else found)
 
 
 def _group(runs: list[Row], by: str | None, price_per_hour: float | None) -> Row:

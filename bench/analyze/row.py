@@ -19,7 +19,7 @@ Row = dict[str, Any]
 def row(summary: Summary, roofs: Ceilings) -> Row:
     """A summary flattened, everything included. A parameter never stands in for a column of ours."""
     facts = {key: value for one in summary.valid for key, value in one.extras.items()}
-    own = brief(summary, roofs) | distribution(summary) | {"facts": facts}
+    own = brief(summary, roofs) | distribution(summary) | {"facts": facts, "quarantine": None}
     return own | {name: value for name, value in summary.first.params.items() if name not in own}
 
 

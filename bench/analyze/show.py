@@ -235,6 +235,8 @@ def rate(row: Row) -> str:
 def notes(row: Row) -> list[str]:
     """Status, where it is not plain, and flags in words."""
     words = [] if row["status"] == "ok" else [f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]]
+    if row.get("quarantine"):
+        words.append(f"in quarantine: {row['quarantine']}")
     if (row["of_measured"] or 0) > 1.05:
         words.append(
             "above the roof: the matrix product or copy of this file was measured too slow, or with other data"

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench import units
 from bench.analyze import show
-from bench.analyze.grouped import QUARTILES
+from bench.analyze.grouped import QUARTILES, named
 from bench.analyze.row import Row
 from bench.analyze.table import arranged, spread_out
 from bench.text import plain
@@ -17,10 +17,10 @@ _EXPLAINED = (
 
 
 def grouped(groups: Sequence[Row], by: str | None, style: str = "simple") -> list[str]:
-    """Groups as a table: the values of `by` across where they are few, else one line for each group."""
+    """Groups as a table: the values of `by` across where they are few and no money is asked for, else a line each."""
     if not groups:
         return ["no row is like that"]
-    if by and spread_out(list(groups), by):
+    if by and "price_per_hour" not in groups[0] and spread_out(list(groups), by):
         columns, lines = arranged(list(groups), by)
         body = [[plain(name), *(_cell(one) if one else "" for one in found)] for name, *found in lines]
         several = any((one["machines"] or 0) > 1 for one in groups)
@@ -77,10 +77,10 @@ def _listed(groups: Sequence[Row], by: str | None) -> tuple[list[str], list[list
     several = by != "device" and len({one["device"] for one in groups}) > 1
     header = [by or "", "device", "case", "machines", "runs", "rate", "middle half", "of measured", "of datasheet"]
     header += ["tokens/J", "tokens/money", "power", "limit", "of default", "clock", "at most", "notes"]
-    ordered = sorted(groups, key=lambda one: str(one.get(by))) if by else groups
+    ordered = sorted(groups, key=lambda one: named(by, one)) if by else groups
     body = [
         [
-            plain(str(one.get(by))) if by else "",
+            plain(named(by, one)) if by else "",
             plain(one["device"]) if several else "",
             plain(one["case"]),
             str(one["machines"]),

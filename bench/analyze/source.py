@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from bench import record
 from bench.analyze import grouped, where
+from bench.analyze.check import quarantined
 from bench.analyze.folder import scan
 from bench.analyze.row import Row, row
+from bench.analyze.shared import history
 from bench.analyze.summary import ceilings, extrapolated, summarize
 from bench.errors import UserError
-from bench.record import BadFile, ResultFile
+from bench.record import BadFile, Key, ResultFile
 
 Paths = Iterable[str | os.PathLike[str]]
 Note = Callable[[str], None]
@@ -30,6 +32,10 @@ class Source(Protocol):
 
     errors: list[tuple[str, str]]  # files that were left out, and why
     copies: list[tuple[str, str]]  # files of a run that another file has, and that file
+
+    @property
+    def quarantined(self) -> int | None:
+        """Rows that are in no median; None where they are not looked for."""
 
     def rows(self, wanted: str = "") -> list[Row]:
         """The rows that an expression asks for."""
@@ -52,6 +58,8 @@ def expand(paths: Paths) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
         found += [path / name for name in scan(path)] if path.is_dir() else [path]
+    if not found and any(True for path in given for _ in path.rglob("*.jsonl")):
+        raise UserError(f"no result file in {', '.join(map(str, given))} counts: each is withdrawn, hidden or a link")
     if not found:
         raise UserError(f"no result files in {', '.join(map(str, given)) or 'nothing'}: `accelmark run` makes one")
     return found
@@ -62,12 +70,22 @@ def files(paths: Paths) -> list[ResultFile]:
     return [record.read(path) for path in expand(paths)]
 
 
-def rows(read: Iterable[ResultFile], wanted: str = "") -> list[Row]:
-    """One row for each case, device and file, in SI units; a run that stands in two files counts once."""
-    summaries = summarize(read)
+def rows(
+    read: Iterable[ResultFile], wanted: str = "", in_quarantine: Mapping[Key, list[str]] | None = None
+) -> list[Row]:
+    """One row for each case, device and file, in SI units; a run that stands in two files counts once.
+
+    `in_quarantine`: what `check` doubts; a row says why in `quarantine`.
+    """
+    summaries, doubted = summarize(read), in_quarantine or {}
     roofs = ceilings(summaries)
-    everything = [*summaries, *extrapolated(summaries)]
-    return where.select(wanted, [row(one, roofs[one.session.id, one.first.device]) for one in everything])
+    made = []
+    for one in [*summaries, *extrapolated(summaries)]:
+        keys = dict.fromkeys((one.session.id, known.device, known.key()) for known in one.records)
+        why = [message for key in keys for message in doubted.get(key, [])]
+        flat = row(one, roofs[one.session.id, one.first.device])
+        made.append(flat | {"quarantine": "; ".join(why)} if why else flat)
+    return where.select(wanted, made)
 
 
 @dataclass
@@ -78,13 +96,18 @@ class Files:
     errors: list[tuple[str, str]] = field(default_factory=list)
     copies: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def quarantined(self) -> int:
+        """Rows that are in no median."""
+        return sum(one["quarantine"] is not None for one in self.made)
+
     def rows(self, wanted: str = "") -> list[Row]:
         """The rows that an expression asks for."""
         return where.select(wanted, self.made)
 
     def typical(self, wanted: str = "", by: str | None = None) -> list[Row]:
         """The typical run of each case on each machine, for each value of a field."""
-        return grouped.typical(self.rows(wanted), by)
+        return grouped.typical((one for one in self.rows(wanted) if one["quarantine"] is None), by)
 
     def count(self, wanted: str = "") -> int:
         """How many rows an expression asks for."""
@@ -119,7 +142,9 @@ def read(paths: Paths) -> Files:
             found[file.session.id], origins[file.session.id] = file, str(path)
     if errors and not found:
         raise BadFile(f"{errors[0][1]} (and none of the {len(errors)} files can be read)")
-    return Files(rows(found.values()), errors, copies)
+    accepted = {one for path in given if path.is_dir() for one in history.accepted(path)}
+    doubted = quarantined(list(found.values()), accepted=accepted)
+    return Files(rows(found.values(), in_quarantine=doubted), errors, copies)
 
 
 def open_source(paths: Paths, *, cache: Path | None = None, note: Note | None = None) -> Source:

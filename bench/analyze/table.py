@@ -34,12 +34,12 @@ def pivot(made: list[Row], by: str) -> tuple[list[str], list[list[Any]]]:
 
 def arranged(groups: list[Row], by: str) -> tuple[list[str], list[list[Any]]]:
     """Groups with cases down and values across."""
-    columns = list(dict.fromkeys(str(one.get(by)) for one in groups))
+    columns = list(dict.fromkeys(grouped.named(by, one) for one in groups))
     by_device = len({one["device"] for one in groups}) > 1 and not grouped.belongs_to_device(by, groups)
     cells: dict[str, dict[str, Row]] = {}
     for one in groups:
         name = _without(by, one["case"]) + (f" on {one['device']}" if by_device else "")
-        cells.setdefault(name, {})[str(one.get(by))] = one
+        cells.setdefault(name, {})[grouped.named(by, one)] = one
     return columns, [[name, *(found.get(column) for column in columns)] for name, found in cells.items()]
 
 
@@ -47,7 +47,7 @@ def spread_out(groups: list[Row], by: str) -> bool:
     """Whether values of the field stand across: few of them, and cases that have more than one."""
     values: dict[str, set[str]] = {}
     for one in groups:
-        values.setdefault(_without(by, one["case"]), set()).add(str(one.get(by)))
+        values.setdefault(_without(by, one["case"]), set()).add(grouped.named(by, one))
     number = len(set().union(*values.values()))
     return number == 1 or (number <= WIDEST and any(len(own) > 1 for own in values.values()))
 

@@ -62,19 +62,17 @@ def ingest(task: Task) -> Ingested:
     writer = None
     try:
         for start in range(0, len(task.paths), GROUP_FILES):
-            rows: list[Row] = []
-            numbers: list[int] = []
+            lines: list[bytes] = []
             for place in range(start, min(start + GROUP_FILES, len(task.paths))):
                 entry, own = _one(task, place)
                 if entry is None:
                     touched.append((task.paths[place], *task.stamps[place]))
                     continue
                 entries.append(entry)
-                rows += own
-                numbers += [entry.id] * len(own)
-            if rows:
+                lines += [columns.line(row, entry.id) for row in own]
+            if lines:
                 writer = writer or arrow.parquet.ParquetWriter(hidden, columns.schema(), compression="zstd")
-                writer.write_table(columns.table(rows, numbers))
+                writer.write_table(columns.table(lines))
     finally:
         if writer:
             writer.close()
@@ -103,9 +101,8 @@ def _one(task: Task, place: int) -> tuple[Entry | None, list[Row]]:
     rows: list[Row] = []
     try:
         raw = record.read_bytes(Path(task.folder, path))
-        sha256 = hashlib.sha256(
-            raw
-        ).hexdigest()  # half the price of BLAKE2b where the processor has instructions for it
+        # Half the price of BLAKE2b where the processor has instructions for it.
+        sha256 = hashlib.sha256(raw).hexdigest()
         if sha256 == task.hashes[place]:
             return None, []
         file = record.parse(path.rpartition("/")[2], raw)

@@ -112,7 +112,7 @@ class Store:
             tables = [
                 self._part(part, wanted, conditions, live, written[part][0]) for part, live in manifest.live().items()
             ]
-        whole = arrow.concat_tables([columns.schema().empty_table().select(wanted), *tables])
+        whole = arrow.concat_tables([arrow.Table.from_batches([], columns.schema()).select(wanted), *tables])
         for condition in sorted(conditions, key=lambda one: one.field not in columns.NAMES):
             whole = self._selected(whole, condition)
         return whole.select(list(names))
@@ -138,11 +138,13 @@ class Store:
             return manifest.copies()
 
     def _part(self, name: str, wanted: list[str], pushed: Sequence[Condition], live: list[int], written: int) -> Any:
+        import numpy
+
         arrow = columns.library()
         with arrow.parquet.ParquetFile(self._parts / name, memory_map=True) as part:
             found = part.read_row_groups(_row_groups(part.metadata, pushed), columns=wanted)
         if len(live) != written:  # some files of this part have changed or gone, or are copies
-            alive = arrow.compute.is_in(found[columns.FILE], value_set=arrow.array(live, arrow.int64()))
+            alive = columns.of_numpy(numpy.isin(columns.to_numpy(found[columns.FILE]), live))
             found = found.filter(alive)
         return found
 
@@ -227,7 +229,7 @@ class Store:
             sound = False
         if not sound:
             shutil.rmtree(self._parts, ignore_errors=True)
-            self._parts.mkdir()
+            self._parts.mkdir(exist_ok=True)  # another process may just have opened the store
             for path in self.place.glob("manifest.db*"):
                 path.unlink()
         with self._opened() as manifest:

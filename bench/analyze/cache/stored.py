@@ -22,6 +22,9 @@ def open_stored(folder: Path, *, cache: Path | None, note: Note) -> "Stored":
 class Stored:
     """The rows of one store. They lack what is said of single samples and `facts`: those are in `show FILE`."""
 
+    # To check a file takes three times as long as to read it: `accelmark check` does it when it is asked to.
+    quarantined: int | None = None
+
     def __init__(self, store: Store, folder: Path) -> None:
         self._store = store
         self.errors = [(str(folder / path), reason) for path, reason in store.errors()]
@@ -67,19 +70,19 @@ class Stored:
                 codes, values = columns.coded(found[name])
                 size = len(values)
             else:
-                numbers, codes = numpy.unique(found[name].to_numpy(), return_inverse=True)
+                numbers, codes = numpy.unique(columns.to_numpy(found[name]), return_inverse=True)
                 size = len(numbers)
             group, combinations = group * size + codes, combinations * size
             if combinations > 2**40:  # renumbered, so that the next product does not overflow
                 kept_groups, group = numpy.unique(group, return_inverse=True)
                 combinations = len(kept_groups)
-        step_s = found["step_s"].to_numpy()  # what is unknown is NaN, and sorts last
+        step_s = columns.to_numpy(found["step_s"])  # what is unknown is NaN, and sorts last
         order = numpy.lexsort((step_s, group))
         starts = numpy.flatnonzero(numpy.diff(group[order], prepend=-1))
         timed = numpy.add.reduceat(~numpy.isnan(step_s[order]), starts, dtype=numpy.int64)
         middle = order[starts + numpy.maximum(timed - 1, 0) // 2]
         sequence = numpy.argsort(middle)  # in the order of the files again
-        runs = columns.rows(found.take(middle[sequence]))
+        runs = columns.rows(found.take(columns.of_numpy(middle[sequence])))
         for one, number in zip(runs, timed[sequence].tolist(), strict=True):
             one["runs"] = number
         if by:

@@ -202,7 +202,7 @@ def _words(value: Callable[[Result], Any], limit: int = 200) -> Callable[[Kind, 
 
 
 _COLUMNS = (
-    _Column(title="device", value=lambda kind, machine, one: kind.label(machine)),
+    _Column(title="device", value=lambda kind, machine, one: kind.label(machine), style="d"),
     _Column(title="workload", value=_words(lambda one: one.row["workload"], 40), style="k"),
     _Column(title="case", value=_words(lambda one: one.row["case"].removeprefix(one.row["workload"])), style="w"),
     _number("step, ms", "step_s", 1e-3),
@@ -218,10 +218,10 @@ _COLUMNS = (
     _number("held by limit, %", "power_limited", 0.01),
     _number("rounds", "rounds"),
     _Column(title="notes", value=_words(lambda one: "; ".join(show.notes(one.row)), 400), style="x"),
-    _Column(title="measured on", value=_words(lambda one: one.row["started"][:10], 40)),
-    _Column(title="driver", value=_words(lambda one: one.row["driver"], 40)),
-    _Column(title="torch", value=_words(lambda one: one.row["torch"], 40)),
-    _Column(title="file", value=_words(lambda one: one.row["file"], 80)),
+    _Column(title="measured on", value=_words(lambda one: one.row["started"][:10], 40), style="k"),
+    _Column(title="driver", value=_words(lambda one: one.row["driver"], 40), style="o"),
+    _Column(title="torch", value=_words(lambda one: one.row["torch"], 40), style="o"),
+    _Column(title="file", value=_words(lambda one: one.row["file"], 80), style="o"),
 )
 
 

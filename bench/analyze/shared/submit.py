@@ -77,6 +77,9 @@ def asked(
         return withdrawn(root, retract, reason=clean(reason, hide))
     if path is None:
         raise UserError("submit needs a result file, or --retract ID")
+    if not path.is_file():
+        what = "a folder: name the one result file of it" if path.is_dir() else "no file: `accelmark run` makes one"
+        raise UserError(f"{path} is {what}")
     return prepare(path, root, supersede=supersede, hide=hide, reason=reason)
 
 
