@@ -1,6 +1,8 @@
 """From a step to a run: sizes, scaling law, layouts, assumptions, answers and plans, on machines of planted truth."""
 
 import math
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -99,11 +101,6 @@ def test_the_optimum_spends_its_compute_and_no_neighbour_is_better():
         assert scaling.loss(found.num_parameters * factor, found.tokens / factor) > found.loss
 
 
-def test_tokens_for_a_loss_are_the_inverse_of_the_loss():
-    assert scaling.tokens_for(1e9, scaling.loss(1e9, 3e10)) == pytest.approx(3e10)
-    assert scaling.tokens_for(1e7, 1.9) is None
-
-
 def test_a_spread_without_causes_is_a_point_and_its_shares_add_up_otherwise():
     point = assumptions.spread(3.0, {"model": None})
     assert (point.lo80, point.hi90) == (3.0, 3.0)
@@ -141,6 +138,28 @@ def test_the_fastest_layout_that_fits_is_chosen_and_needs_no_more_than_it_must()
     assert all(memory_bytes <= layouts.USABLE * job.cluster.chip.memory_bytes for job, memory_bytes in found)
     times = [MEANS.seconds_of(job) for job, _ in found]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize(("model", "devices", "batch"), [("7b", 8, 64), ("13b", 4, 4), ("1.3b", 1, 512)])
+def test_a_micro_batch_is_left_out_untried_only_where_it_would_not_fit(model, devices, batch):
+    job = _job(model, devices=devices, global_batch=batch)
+    sizes_tried = [1 << power for power in range(7)]
+    one_by_one = [
+        layouts.fitting(job, Fixed(micro_batch=size), MEANS.seconds_of, memory.needed_bytes) for size in sizes_tried
+    ]
+    expected = {(one.layout, one.micro_batch, one.recompute) for found in one_by_one for one, _ in found}
+    found = layouts.fitting(job, Fixed(), MEANS.seconds_of, memory.needed_bytes)
+    assert {(one.layout, one.micro_batch, one.recompute) for one, _ in found} == expected
+
+
+def test_an_estimate_starts_without_what_only_fits_and_calibrations_need():
+    code = (
+        "import sys, bench; bench.estimate_training(model='7b', tokens='1B', device='h100-sxm', count=8);"
+        "bench.plan(device='rtx-3090', days=1);"
+        "print(sorted({'scipy', 'bench.estimate.own.calibration'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_what_does_not_fit_gives_no_layout_and_says_what_is_missing():

@@ -3,7 +3,7 @@
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import chip as chips
 from bench import model as models
@@ -17,7 +17,9 @@ from bench.estimate.answer.assumptions import Assumptions
 from bench.estimate.answer.layouts import Candidate, Fixed
 from bench.estimate.job import Cluster, Layout, Method, Precision, ServingJob, Stack, TrainingJob
 from bench.estimate.serving.step import WEIGHT_BYTES
-from bench.record import Key, ResultFile
+
+if TYPE_CHECKING:
+    from bench.record import Key, ResultFile
 
 Document = dict[str, Any]
 
@@ -32,8 +34,8 @@ class Where:
     link_bytes_per_s: float | None = None
     network_bytes_per_s: float | None = None
     stack: str = ""
-    local: Sequence[ResultFile] = ()  # of this very machine
-    in_quarantine: Container[Key] = ()  # cases of these files that are no evidence
+    local: "Sequence[ResultFile]" = ()  # of this very machine
+    in_quarantine: "Container[Key]" = ()  # cases of these files that are no evidence
     supposed: dict[str, str | None] = field(default_factory=dict)  # prices and overheads, as given
 
 

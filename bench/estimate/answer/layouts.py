@@ -83,9 +83,14 @@ def fitting(
     """All that fit, with the memory that they need, fastest by physics first. Empty: nothing fits."""
     usable = USABLE * job.cluster.chip.memory_bytes
     found = []
+    too_large: Layout | None = None
     for spread in _spread(job, fixed):
+        if spread.layout == too_large and _accumulates(spread):
+            continue
         lean = _fitting(spread, fixed, bytes_of, usable)
-        if lean is not None and (seconds := seconds_of(lean[0])) is not None:
+        if lean is None:
+            too_large = spread.layout  # and so are larger micro-batches
+        elif (seconds := seconds_of(lean[0])) is not None:
             found.append((seconds, lean))
     return [lean for _, lean in sorted(found, key=lambda one: one[0])]
 
@@ -127,6 +132,11 @@ def smallest(job: TrainingJob, fixed: Fixed, bytes_of: BytesOf) -> tuple[Trainin
         for one in _spread(job, fixed)
     ]
     return min(((one, bytes_of(one)) for one in options), key=lambda pair: pair[1], default=None)
+
+
+def _accumulates(job: TrainingJob) -> bool:
+    """Whether gradients stay in memory from one micro-batch to the next."""
+    return job.micro_batch * job.layout.dp < job.global_batch
 
 
 def _fitting(job: TrainingJob, fixed: Fixed, bytes_of: BytesOf, usable: float) -> tuple[TrainingJob, float] | None:
