@@ -74,6 +74,13 @@ def test_a_size_becomes_a_model_of_about_that_size(text, parameters):
     assert sizes.of(text).total_parameters == pytest.approx(parameters, rel=0.08)
 
 
+@pytest.mark.parametrize("text", ["7b", "8b", "13b", "34b", "70b", "405b"])
+def test_a_size_of_billions_splits_over_eight_devices_and_keeps_its_count(text):
+    model = sizes.of(text)
+    assert model.num_attention_heads % 8 == 0
+    assert model.total_parameters == pytest.approx(float(text[:-1]) * 1e9, rel=0.01)
+
+
 def test_sizes_by_keys_are_the_shape_that_was_given():
     model = sizes.of("layers=24,hidden=2048,heads=16,kv_heads=4,ffn=8192,vocab=50304")
     assert (model.num_hidden_layers, model.num_key_value_heads, model.vocab_size) == (24, 4, 50304)
@@ -162,6 +169,34 @@ def test_an_estimate_starts_without_what_only_fits_and_calibrations_need():
     assert done.stdout.strip() == "[]"
 
 
+def test_stages_may_count_embedding_and_head_as_layers():
+    """BLOOM: 70 layers in 12 stages, with 2,048 sequences on 384 devices, which no power of two divides."""
+    job = _job("layers=70,hidden=14336,heads=112,ffn=38144", devices=384, global_batch=2048)
+    found = layouts.fitting(job, Fixed(), MEANS.seconds_of, memory.needed_bytes)
+    assert (4, 12, 8) in {(one.layout.tp, one.layout.pp, one.layout.dp) for one, _ in found}
+
+
+def test_virtual_stages_that_were_asked_for_are_kept_or_refused():
+    options = {"model": "7b", "tokens": "1B", "device": "a100-sxm-80", "count": 16}
+    found = bench.estimate_training(**options, pp=4, virtual_stages=2)
+    assert (found["layout"]["pp"], found["layout"]["virtual_stages"]) == (4, 2)
+    assert found["step_s"]["value"] < bench.estimate_training(**options, pp=4, **_like(found))["step_s"]["value"]
+    for changes in ({"virtual_stages": 2, "pp": 1}, {"virtual_stages": 3, "pp": 4}):
+        with pytest.raises(UserError, match="--virtual-stages"):
+            bench.estimate_training(**options, **changes)
+
+
+def _like(found):
+    """The options that give the same layout, but for its virtual stages."""
+    layout = {name: found["layout"][name] for name in ("dp", "tp", "sharding")}
+    return {**layout, "micro_batch": found["micro_batch"], "recompute": found["recompute"]}
+
+
+def test_experts_that_a_model_does_not_have_are_not_spread():
+    with pytest.raises(UserError, match="ep 8 does not divide"):
+        bench.estimate_training(model="7b", tokens="1B", device="h100-sxm", count=8, ep=8)
+
+
 def test_what_does_not_fit_gives_no_layout_and_says_what_is_missing():
     job = _job("405b", devices=2)
     assert layouts.fastest(job, Fixed(), MEANS) == (None, 0)
@@ -218,6 +253,12 @@ def test_money_and_energy_are_limits_like_days():
 def test_a_plan_needs_exactly_one_limit(given):
     with pytest.raises(UserError, match="one limit"):
         plan.Limit(**given)
+
+
+@pytest.mark.parametrize("days", [math.nan, math.inf, 1e300, 1e-300])
+def test_a_limit_that_cannot_be_is_refused(days):
+    with pytest.raises(UserError):
+        bench.plan(device="h100-sxm", count=8, days=days)
 
 
 def test_renting_and_owning_break_even_where_costs_are_equal():

@@ -213,14 +213,17 @@ def _chosen(job: TrainingJob, fixed: Fixed, means: answer.Means) -> tuple[Candid
         raise UserError(f"tp {fixed.tp} does not divide the {job.model.num_attention_heads} attention heads")
     if fixed.pp and fixed.pp > job.model.num_hidden_layers:
         raise UserError(f"pp {fixed.pp} is more stages than the model has layers, {job.model.num_hidden_layers}")
+    if fixed.ep and fixed.ep > 1 and (job.model.num_experts or 1) % fixed.ep:
+        raise UserError(f"ep {fixed.ep} does not divide the model's {job.model.num_experts or 1} experts")
     found, number = layouts.fastest(job, fixed, means)
     if found:
         return found, number
     least = layouts.smallest(job, fixed, means.bytes_of)
     if least is None:
         raise UserError(
-            f"no layout divides {job.cluster.num_devices} devices, {job.model.num_attention_heads} heads and a global "
-            f"batch of {job.global_batch} sequences as asked: leave out --tp, --pp or --dp, or change --global-batch"
+            f"no layout divides {job.cluster.num_devices} devices, {job.model.num_attention_heads} heads, "
+            f"{job.model.num_hidden_layers} layers and a global batch of {job.global_batch} sequences as asked: "
+            "leave out --tp, --pp, --cp, --dp or --virtual-stages, or change --global-batch"
         )
     lean, need_bytes = least
     if need_bytes > layouts.USABLE * job.cluster.chip.memory_bytes:

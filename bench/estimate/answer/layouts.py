@@ -167,13 +167,15 @@ def _spread(job: TrainingJob, fixed: Fixed) -> Iterator[TrainingJob]:
 
 def _layouts(job: TrainingJob, fixed: Fixed) -> Iterator[Layout]:
     cluster, model = job.cluster, job.model
-    cp = fixed.cp or 1
+    cp, parts = fixed.cp or 1, job.layout.virtual_stages
     for tp in [fixed.tp] if fixed.tp else _tensor_widths(cluster, model.num_attention_heads):
         for pp in [fixed.pp] if fixed.pp else _stages(cluster.num_devices // tp, model.num_hidden_layers):
+            if parts > 1 and (pp == 1 or model.num_hidden_layers % (pp * parts)):
+                continue
             rest = cluster.num_devices // (tp * pp * cp)
             if rest and rest * tp * pp * cp == cluster.num_devices and fixed.dp in (None, rest):
                 ep = fixed.ep or _expert_width(rest, model.num_experts)
-                yield Layout(dp=rest, tp=tp, pp=pp, cp=cp, ep=ep)
+                yield Layout(dp=rest, tp=tp, pp=pp, cp=cp, ep=ep, virtual_stages=parts)
 
 
 def _tensor_widths(cluster: Cluster, heads: int) -> list[int]:
@@ -183,7 +185,9 @@ def _tensor_widths(cluster: Cluster, heads: int) -> list[int]:
 
 
 def _stages(devices: int, layers: int) -> list[int]:
-    return [pp for pp in _powers_of_two(min(devices, layers, 64)) if devices % pp == 0 and layers % pp == 0]
+    """Stages of equally many layers, embedding and head counted as two more or not (BLOOM: 72 over 12 stages)."""
+    most = min(devices, layers, 64)
+    return [pp for pp in range(1, most + 1) if devices % pp == 0 and 0 in (layers % pp, (layers + 2) % pp)]
 
 
 def _expert_width(dp: int, experts: int | None) -> int:
