@@ -315,3 +315,9 @@ def test_states_are_shared_over_context_parallel_devices_and_megatron_adds_in_fo
         for name in ("megatron", "Megatron-LM", "nemo", "torch-fsdp")
     }
     assert of["megatron"] == of["Megatron-LM"] == of["nemo"] > of["torch-fsdp"]
+
+
+def test_experts_may_spread_beyond_a_node():
+    model = "layers=8,hidden=1024,heads=8,experts=256,active_experts=8,expert_ffn=512"
+    found = layouts.fitting(_job(model, devices=128), Fixed(), MEANS.seconds_of, memory.needed_bytes)
+    assert {8, 64} <= {one.layout.ep for one, _ in found}

@@ -174,8 +174,8 @@ def _layouts(job: TrainingJob, fixed: Fixed) -> Iterator[Layout]:
                 continue
             rest = cluster.num_devices // (tp * pp * cp)
             if rest and rest * tp * pp * cp == cluster.num_devices and fixed.dp in (None, rest):
-                ep = fixed.ep or _expert_width(rest, model.num_experts)
-                yield Layout(dp=rest, tp=tp, pp=pp, cp=cp, ep=ep, virtual_stages=parts)
+                for ep in [fixed.ep] if fixed.ep else _expert_widths(rest, model.num_experts):
+                    yield Layout(dp=rest, tp=tp, pp=pp, cp=cp, ep=ep, virtual_stages=parts)
 
 
 def _tensor_widths(cluster: Cluster, heads: int) -> list[int]:
@@ -190,9 +190,10 @@ def _stages(devices: int, layers: int) -> list[int]:
     return [pp for pp in range(1, most + 1) if devices % pp == 0 and 0 in (layers % pp, (layers + 2) % pp)]
 
 
-def _expert_width(dp: int, experts: int | None) -> int:
-    """As many devices as share the experts evenly, at most eight: a node."""
-    return max((ep for ep in _powers_of_two(min(dp, 8)) if dp % ep == 0 and (experts or 1) % ep == 0), default=1)
+def _expert_widths(dp: int, experts: int | None) -> list[int]:
+    """As many devices as share the experts evenly: a node's at the most, or 64 (DeepSeek-V3: 64 for 256 experts)."""
+    even = [ep for ep in _powers_of_two(min(dp, 64, experts or 1)) if dp % ep == 0 and (experts or 1) % ep == 0]
+    return sorted({max(ep for ep in even if ep <= 8), even[-1]})
 
 
 def _powers_of_two(limit: int) -> list[int]:

@@ -71,7 +71,7 @@ def of_parameters(num_parameters: float) -> Model:
     step = next(step for least, step in _STEPS if hidden >= least)
     near = _shaped(step * round(hidden / step), layers)
     missing = (num_parameters - near.total_parameters) / (3 * near.hidden_size * layers)
-    ffn = max(256, 256 * round((near.intermediate_size + missing) / 256))
+    ffn = max(128, 128 * ceil((near.intermediate_size + missing) / 128))
     return _named(replace(near, intermediate_size=ffn))
 
 
