@@ -21,6 +21,7 @@ from bench.estimate.answer.layouts import Fixed
 from bench.estimate.answer.training import Means, Memory, Power
 from bench.estimate.job import Cluster, Layout, Stack, TrainingJob
 from bench.estimate.prediction import Interval, Prediction, Term
+from bench.estimate.training import rows as training_rows
 
 FLAT = {"goodput": "1", "pue": "1", "electricity_price": "0.2", "carbon_intensity": "0.5", "price_per_hour": "2"}
 EFFICIENCY = 0.4
@@ -116,7 +117,24 @@ def test_a_spread_without_causes_is_a_point_and_its_shares_add_up_otherwise():
     )
     assert sum(wide.shares.values()) == pytest.approx(1.0)
     assert wide.hi80 / 3.0 == pytest.approx(1.5, rel=0.1)
-    assert wide.lo90 < wide.lo80 < 3.0 < wide.hi80 < wide.hi90
+    assert wide.lo80 < 3.0 < wide.hi80
+    assert (wide.lo90, wide.hi90) == (None, None)  # too few sources stand behind it
+
+
+@pytest.mark.parametrize(("narrow", "broad"), [(1.2, 1.3), (1.2, 2.0), (1.5, 1.5)])
+def test_an_answer_has_the_interval_of_its_prediction_at_both_levels(narrow, broad):
+    one = assumptions.spread(10.0, {"model": Interval(factor80=narrow, factor90=broad)})
+    bounds = [one.lo80, one.hi80, one.lo90, one.hi90]
+    assert bounds == pytest.approx([10 / narrow, 10 * narrow, 10 / broad, 10 * broad], rel=0.01)
+
+
+def test_a_run_has_the_interval_of_its_step():
+    job = _job("1.3b")
+    found = bench.estimate_training(model="1.3b", tokens="1B", device="a100-sxm-80", count=8)
+    layout = Layout(**{name: found["layout"][name] for name in ("dp", "tp", "pp", "cp", "ep", "sharding")})
+    sizes_of_it = {name: found[name] for name in ("micro_batch", "global_batch", "recompute")}
+    expected = training_rows.predict_job(replace(job, layout=layout, **sizes_of_it)).bounds
+    assert [found["step_s"][name] for name in ("lo80", "hi80", "lo90", "hi90")] == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("given", [{"pue": "0.9"}, {"goodput": "1.2"}, {"price_per_hour": "3..2"}, {"pue": "nan"}])
