@@ -82,15 +82,13 @@ def fitting(
 ) -> list[tuple[TrainingJob, float]]:
     """All that fit, with the memory that they need, fastest by physics first. Empty: nothing fits."""
     usable = USABLE * job.cluster.chip.memory_bytes
-    found = []
-    too_large: Layout | None = None
+    found, last, least = [], None, 0
     for spread in _spread(job, fixed):
-        if spread.layout == too_large and _accumulates(spread):
-            continue
-        lean = _fitting(spread, fixed, bytes_of, usable)
-        if lean is None:
-            too_large = spread.layout  # and so are larger micro-batches
-        elif (seconds := seconds_of(lean[0])) is not None:
+        # What is too large for a micro-batch is so for larger ones, unless gradients need not stay there any more.
+        if spread.layout != last or not _accumulates(spread):
+            last, least = spread.layout, 0
+        least, lean = _fitting(spread, fixed, least, bytes_of, usable)
+        if lean is not None and (seconds := seconds_of(lean[0])) is not None:
             found.append((seconds, lean))
     return [lean for _, lean in sorted(found, key=lambda one: one[0])]
 
@@ -139,18 +137,20 @@ def _accumulates(job: TrainingJob) -> bool:
     return job.micro_batch * job.layout.dp < job.global_batch
 
 
-def _fitting(job: TrainingJob, fixed: Fixed, bytes_of: BytesOf, usable: float) -> tuple[TrainingJob, float] | None:
-    """The first that fits, from what costs no time to what costs most."""
+def _fitting(
+    job: TrainingJob, fixed: Fixed, least: int, bytes_of: BytesOf, usable: float
+) -> tuple[int, tuple[TrainingJob, float] | None]:
+    """The first that fits, from what costs no time to what costs most, but for so many; and how many did not."""
     shardings = [fixed.sharding] if fixed.sharding else [one for one in _SHARDING if job.layout.dp > 1 or one == "none"]
     recomputes = [fixed.recompute] if fixed.recompute else _RECOMPUTE
     # Sharded weights cost a gather each pass, recomputation a third of the arithmetic: states first, then the gather.
-    for recompute in recomputes:
-        for sharding in shardings:
-            lean = replace(job, recompute=recompute, layout=replace(job.layout, sharding=sharding))
-            memory_bytes = bytes_of(lean)
-            if memory_bytes <= usable:
-                return lean, memory_bytes
-    return None
+    options = [(recompute, sharding) for recompute in recomputes for sharding in shardings]
+    for index, (recompute, sharding) in enumerate(options[least:], least):
+        lean = replace(job, recompute=recompute, layout=replace(job.layout, sharding=sharding))
+        memory_bytes = bytes_of(lean)
+        if memory_bytes <= usable:
+            return index, (lean, memory_bytes)
+    return len(options), None
 
 
 def _spread(job: TrainingJob, fixed: Fixed) -> Iterator[TrainingJob]:
