@@ -36,6 +36,9 @@ def test_garbled_cells_give_a_finite_number_or_a_reason(kind: str, tmp_path: Pat
     [
         ("micro", "gemm", {"batch": "inf"}, "batch is 'inf'"),
         ("micro", "collective", {"n_gpus": "1e9"}, "n_gpus is '1e9'"),
+        ("training", "pretrain", {"n_gpus": "1e400"}, "n_gpus is inf"),
+        ("training", "pretrain", {"gbs_seqs": "nan"}, "gbs_seqs is nan"),
+        ("training", "pretrain", {"n_gpus": "8.5"}, "a whole number"),
         ("inference", "prefill", {"input_len": "0"}, "a prefill needs input_len"),
         ("inference", "prefill+decode, offline batch", {"input_len": "0", "output_len": "0"}, "nothing to do"),
     ],
@@ -43,11 +46,19 @@ def test_garbled_cells_give_a_finite_number_or_a_reason(kind: str, tmp_path: Pat
 def test_what_cannot_be_asked_is_refused(
     kind: str, phase: str, cells: dict[str, str], reason: str, tmp_path: Path
 ) -> None:
-    column = "phase" if kind == "inference" else "kind"
+    column = {"training": "task", "inference": "phase", "micro": "kind"}[kind]
     like = next(row for row in published.rows(kind) if row[column] == phase)
     write(tmp_path / "rows.csv", [like | cells])
     assert estimate_rows(tmp_path / "rows.csv", tmp_path / "out.csv")["refused"] == 1
     assert reason in read(tmp_path / "out.csv")[0]["reason"]
+
+
+def test_a_count_with_an_exponent_is_the_number_that_it_writes(tmp_path: Path) -> None:
+    like = next(row for row in published.rows("training") if row["seq_len"] == "2048" and row["source_id"] == "foundry")
+    write(tmp_path / "rows.csv", [like, like | {"seq_len": "2.048e3"}])
+    estimate_rows(tmp_path / "rows.csv", tmp_path / "out.csv")
+    first, second = (row["pred_tok_s_gpu"] for row in read(tmp_path / "out.csv"))
+    assert first == second
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:

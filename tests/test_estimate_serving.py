@@ -11,8 +11,8 @@ from bench.estimate import published
 from bench.estimate.job import Cluster, Layout, ServingJob, Stack
 from bench.estimate.rows import MEASURED
 from bench.estimate.serving import backtest as inference_backtest
+from bench.estimate.serving import confidence, footprint, power, residual, stacks, store
 from bench.estimate.serving import fitted as fits
-from bench.estimate.serving import footprint, power, residual, stacks, store
 from bench.estimate.serving import jobs as inference_jobs
 from bench.estimate.serving import step as serving
 from bench.estimate.serving.figures import figures, table
@@ -330,3 +330,13 @@ def test_stacks_know_which_edition_of_a_software_they_mean():
     groups = list(store.fitted().groups.values())
     assert stacks.variant_of(groups, "vllm", "vllm", "full", chip.find("h100-sxm")).lower().startswith("vllm")
     assert stacks.variant_of(groups, "own", "own", "full", chip.find("h100-sxm")) == "own"
+
+
+def test_a_laboratory_of_few_rows_says_nothing_of_intervals():
+    scores = {f"lab{index}|vllm|offline": {"q80": 0.2, "q90": 0.4, "rows": 100} for index in range(9)}
+    lucky = {"here|vllm|offline": {"q80": 0.01, "q90": 0.01, "rows": 3}}
+    unlucky = {"away|vllm|offline": {"q80": 5.0, "q90": 5.0, "rows": 3}}
+    expected = confidence.interval_of(case(), 1.0, scores)
+    assert confidence.interval_of(case(), 1.0, scores | lucky | unlucky) == expected
+    assert 1 < expected.factor80 < expected.factor90 < math.exp(0.5)
+    assert confidence.interval_of(case(), 1.0, lucky) is None

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from bench.estimate.interval import Residual, hierarchical_quantile, interval, pooled_quantile
+from bench.estimate.interval import Residual, hierarchical_quantile, interval, of_unknown_source, pooled_quantile
 
 
 def _sources(generator, count, rows=40):
@@ -41,3 +41,18 @@ def test_ninety_percent_are_not_claimed_from_a_few_sources():
     assert few is not None and few.factor90 is None and few.factor80 == pytest.approx(math.exp(0.2))
     assert many is not None and many.factor90 == pytest.approx(math.exp(0.2))
     assert interval([], 0.2) is None
+
+
+def test_a_new_laboratory_lies_within_what_known_ones_say_as_often_as_promised():
+    """Laboratories whose errors are normal, each with a spread of its own, of which ten are known."""
+    chance = random.Random(3)
+    within: dict[float, list[bool]] = {0.8: [], 0.9: []}
+    for _ in range(300):
+        spreads = [math.exp(chance.gauss(0.0, 0.6)) for _ in range(10)]
+        bounds = [(1.2816 * one, 1.6449 * one) for one in spreads]
+        new = math.exp(chance.gauss(0.0, 0.6))
+        for level, found in within.items():
+            bound = of_unknown_source(bounds, level)
+            found += [abs(chance.gauss(0.0, new)) <= bound for _ in range(20)]
+    for level, found in within.items():
+        assert level - 0.01 <= sum(found) / len(found) <= level + 0.06

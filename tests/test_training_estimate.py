@@ -12,8 +12,9 @@ from bench import chip, model  # after the check that there is something to test
 from bench.estimate import backtest, published, rows
 from bench.estimate.job import Cluster, Layout, Stack, TrainingJob
 from bench.estimate.published import number
+from bench.estimate.training import backtest as backtest_training
 from bench.estimate.training import fit as training_fit
-from bench.estimate.training import memory_need, row_job, work
+from bench.estimate.training import folds, memory_need, row_job, work
 from bench.estimate.training import rows as training_rows
 from bench.estimate.training import step as training
 from bench.estimate.training import store as training_store
@@ -253,3 +254,11 @@ def test_estimates_are_no_worse_than_the_stored_back_test():
     lines = backtest.run(fast=True, kinds=["training"])
     assert lines
     assert backtest.worsened(lines) == []
+
+
+def test_the_choice_of_a_layout_is_judged_by_the_fastest_published_run_of_a_job():
+    rows = [one for one in folds.measured_rows() if one.row["source_id"] == "tinyllama"]
+    slower = [replace(one, log_step=one.log_step + 1) for one in rows]
+    errors = [one.error for one in backtest_training.chosen(rows)]
+    assert errors
+    assert [one.error for one in backtest_training.chosen([*slower, *rows])] == errors

@@ -3,7 +3,6 @@
 from typing import Any
 
 from bench import units
-from bench.analyze.show import tabulate
 from bench.text import plain
 
 Document = dict[str, Any]
@@ -58,6 +57,8 @@ def serving(document: Document) -> list[str]:
 
 def plan(document: Document) -> list[str]:
     """`plan` for people."""
+    from bench.analyze.show import tabulate  # an estimate has no table and should not wait for it
+
     lines = [
         f"{document['num_devices']} x {plain(document['device'])}, {plain(document['limit'])}: what can be trained",
         "",

@@ -12,6 +12,8 @@ has both).
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 
 from bench import stats
 from bench.estimate.prediction import Interval
@@ -22,6 +24,8 @@ _WIDER_PER_DECADE = 0.05  # of the logarithm, for each factor of ten beyond what
 _UNSEEN = 0.5  # of one source's weight, taken to lie beyond all that were seen
 FEWEST_SOURCES_FOR_90 = 9  # below ten a tenth of the sources is not even one of them
 
+_Z80, _Z90 = 1.2816, 1.6449  # the normal's quantiles at 0.90 and 0.95: the ends of its central 80 and 90 %
+_STRATA = 80
 FEWEST_ROWS_OF_A_SOURCE = 19  # for its own quantile at 90 %
 
 
@@ -31,6 +35,31 @@ class Residual:
 
     source: str
     score: float  # |log(predicted / measured)| / sigma, with the sigma that the prediction gave itself
+
+
+def at_deviate(z: float, log80: float, log90: float) -> float:
+    """The logarithm of an error that is as unlikely as `z` is of a normal variable, from what 80 and 90 % lie within.
+
+    Straight lines between these two; errors of several laboratories have longer tails than any one normal.
+    """
+    size = abs(z)
+    if size <= _Z80:
+        return z / _Z80 * log80
+    if size >= _Z90:
+        return z / _Z90 * log90
+    return math.copysign(log80 + (size - _Z80) / (_Z90 - _Z80) * (log90 - log80), z)
+
+
+@cache
+def deviates(count: int) -> tuple[float, ...]:
+    """The middle of each of `count` equally likely strata of a normal variable."""
+    return tuple(NormalDist().inv_cdf((index + 0.5) / count) for index in range(count))
+
+
+def of_unknown_source(bounds: Sequence[tuple[float, float]], level: float) -> float:
+    """What at that level an error of a new source lies within, from what 80 and 90 % of each known one's lie within."""
+    parts = [[abs(at_deviate(z, narrow, wide)) for z in deviates(_STRATA)] for narrow, wide in bounds]
+    return pooled_quantile(parts, min(1.0, level * (1 + _UNSEEN / len(parts))))
 
 
 def interval(residuals: Iterable[Residual], sigma: float) -> Interval | None:

@@ -3,7 +3,7 @@
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import chip as chips
 from bench import model as models
@@ -17,7 +17,9 @@ from bench.estimate.answer.assumptions import Assumptions
 from bench.estimate.answer.layouts import Candidate, Fixed
 from bench.estimate.job import Cluster, Layout, Method, Precision, ServingJob, Stack, TrainingJob
 from bench.estimate.serving.step import WEIGHT_BYTES
-from bench.record import Key, ResultFile
+
+if TYPE_CHECKING:
+    from bench.record import Key, ResultFile
 
 Document = dict[str, Any]
 
@@ -32,8 +34,8 @@ class Where:
     link_bytes_per_s: float | None = None
     network_bytes_per_s: float | None = None
     stack: str = ""
-    local: Sequence[ResultFile] = ()  # of this very machine
-    in_quarantine: Container[Key] = ()  # cases of these files that are no evidence
+    local: "Sequence[ResultFile]" = ()  # of this very machine
+    in_quarantine: "Container[Key]" = ()  # cases of these files that are no evidence
     supposed: dict[str, str | None] = field(default_factory=dict)  # prices and overheads, as given
 
 
@@ -211,14 +213,17 @@ def _chosen(job: TrainingJob, fixed: Fixed, means: answer.Means) -> tuple[Candid
         raise UserError(f"tp {fixed.tp} does not divide the {job.model.num_attention_heads} attention heads")
     if fixed.pp and fixed.pp > job.model.num_hidden_layers:
         raise UserError(f"pp {fixed.pp} is more stages than the model has layers, {job.model.num_hidden_layers}")
+    if fixed.ep and fixed.ep > 1 and (job.model.num_experts or 1) % fixed.ep:
+        raise UserError(f"ep {fixed.ep} does not divide the model's {job.model.num_experts or 1} experts")
     found, number = layouts.fastest(job, fixed, means)
     if found:
         return found, number
     least = layouts.smallest(job, fixed, means.bytes_of)
     if least is None:
         raise UserError(
-            f"no layout divides {job.cluster.num_devices} devices, {job.model.num_attention_heads} heads and a global "
-            f"batch of {job.global_batch} sequences as asked: leave out --tp, --pp or --dp, or change --global-batch"
+            f"no layout divides {job.cluster.num_devices} devices, {job.model.num_attention_heads} heads, "
+            f"{job.model.num_hidden_layers} layers and a global batch of {job.global_batch} sequences as asked: "
+            "leave out --tp, --pp, --cp, --dp or --virtual-stages, or change --global-batch"
         )
     lean, need_bytes = least
     if need_bytes > layouts.USABLE * job.cluster.chip.memory_bytes:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.estimate.interval import at_deviate, deviates
 from bench.estimate.prediction import Interval
 
 DRAWS = 2_000
-_Z80 = 1.2816  # the normal's 0.9 quantile: half of its central 80 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ class Spread:
     value: float  # with the middle of every range and the model's own figure
     lo80: float
     hi80: float
-    lo90: float
-    hi90: float
+    lo90: float | None  # None: too few sources to say
+    hi90: float | None
     shares: dict[str, float]  # of the variance of its logarithm, by cause; they add up to 1, or all are 0
 
     def document(self) -> dict[str, Any]:
@@ -137,14 +137,16 @@ def spread(
 ) -> Spread:
     """`value` with what leaves it open, by cause; seeded, so it repeats.
 
-    `errors` are drawn as log-normals whose central 80 % is the interval's. `factors` are ranges, each with the power to
+    `errors` are drawn so that 80 and 90 % of them lie within the interval's factors, one from each of equally likely
+    strata, in random order: a single cause gives its own interval back. `factors` are ranges, each with the power to
     which its ratio to its own middle enters the value.
     """
     generator = random.Random(0)  # noqa: S311  # draws, not secrets
     logs: dict[str, list[float]] = {}
     for name, interval in errors.items():
-        sigma = math.log(interval.factor80) / _Z80 if interval else 0.0
-        logs[name] = [generator.gauss(0.0, sigma) for _ in range(DRAWS)]
+        log80, log90 = _logs(interval)
+        logs[name] = [at_deviate(z, log80, log90) for z in deviates(DRAWS)]
+        generator.shuffle(logs[name])
     for name, (bounds, power) in (factors or {}).items():
         drawn = [generator.uniform(bounds.low, bounds.high) for _ in range(DRAWS)]
         logs[name] = [power * math.log(one / bounds.middle) if one else 0.0 for one in drawn]
@@ -155,10 +157,19 @@ def spread(
     def at(share: float) -> float:
         return value * math.exp(totals[min(DRAWS - 1, int(share * DRAWS))])
 
+    wide = all(interval is None or interval.factor90 for interval in errors.values())
     return Spread(
-        value=value, lo80=at(0.10), hi80=at(0.90), lo90=at(0.05), hi90=at(0.95),
+        value=value, lo80=at(0.10), hi80=at(0.90), lo90=at(0.05) if wide else None, hi90=at(0.95) if wide else None,
         shares={name: part / whole if whole else 0.0 for name, part in variances.items()},
     )  # fmt: skip
+
+
+def _logs(interval: Interval | None) -> tuple[float, float]:
+    """Of both factors; a normal's tail for a missing one."""
+    if interval is None:
+        return 0.0, 0.0
+    log80 = math.log(interval.factor80)
+    return log80, math.log(interval.factor90) if interval.factor90 else 1.2835 * log80
 
 
 def _variance(values: list[float]) -> float:

@@ -9,21 +9,21 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from bench.errors import UserError
 from bench.estimate import memory
 from bench.estimate.answer.serving import ServingMeans
 from bench.estimate.answer.training import Means, Memory, Power, model_flops
 from bench.estimate.job import Cluster, Layout, ServingJob, TrainingJob
-from bench.estimate.own import calibration
-from bench.estimate.own import predict as local
-from bench.estimate.own.calibration import Calibration
 from bench.estimate.prediction import Interval, Prediction
 from bench.estimate.serving import power
-from bench.estimate.serving import rows as inference_rows
 from bench.estimate.training import rows as training_rows
 from bench.estimate.training import step as training
-from bench.record import Key, ResultFile
+
+if TYPE_CHECKING:  # what only some questions need is imported where it is used: most of an answer's time is imports
+    from bench.estimate.own.calibration import Calibration
+    from bench.record import Key, ResultFile
 
 # A board's power by weights that were fitted to metered servers: leaving each generation out, nine in ten lie within
 # this factor. A board that was metered itself is known to its sensor's 5 % (bench/energy.py).
@@ -31,7 +31,7 @@ _FITTED_POWER = Interval(factor80=1.25, factor90=1.4)
 _METERED_POWER = Interval(factor80=1.05, factor90=1.07)
 
 
-def training_means(cluster: Cluster, own: Sequence[ResultFile], in_quarantine: Container[Key] = ()) -> Means:
+def training_means(cluster: Cluster, own: "Sequence[ResultFile]", in_quarantine: "Container[Key]" = ()) -> Means:
     """For training on these devices. Raises UserError where `own` says nothing of such a device."""
     made = calibrated(cluster, own, in_quarantine)
     return Means(
@@ -43,23 +43,31 @@ def training_means(cluster: Cluster, own: Sequence[ResultFile], in_quarantine: C
     )
 
 
-def serving_means(cluster: Cluster, own: Sequence[ResultFile], in_quarantine: Container[Key] = ()) -> ServingMeans:
+def serving_means(cluster: Cluster, own: "Sequence[ResultFile]", in_quarantine: "Container[Key]" = ()) -> ServingMeans:
     """For serving on these devices. Raises UserError where `own` says nothing of such a device."""
+    from bench.estimate.serving import rows as inference_rows
+
     made = calibrated(cluster, own, in_quarantine)
 
     def predict(job: ServingJob) -> Prediction:
         if made is not None and job.cluster.num_devices == 1:
-            return local.predict_serving(made, job)
+            from bench.estimate.own.predict import predict_serving
+
+            return predict_serving(made, job)
         return inference_rows.predict_job(job)
 
     return ServingMeans(predict=predict, memory_of=_memory, power_of=partial(_serving_power, made))
 
 
-def calibrated(cluster: Cluster, own: Sequence[ResultFile], in_quarantine: Container[Key] = ()) -> Calibration | None:
+def calibrated(
+    cluster: Cluster, own: "Sequence[ResultFile]", in_quarantine: "Container[Key]" = ()
+) -> "Calibration | None":
     """The calibration of such a device, from the lab's files less their cases in quarantine; None without any files."""
     if not own:
         return None
-    made = calibration.calibrations(own, in_quarantine)
+    from bench.estimate.own.calibration import calibrations
+
+    made = calibrations(own, in_quarantine)
     for one in made:
         if one.machine.chip == cluster.chip.name or one.machine.name in cluster.chip.driver_names:
             return one
@@ -75,15 +83,17 @@ def _seconds(job: TrainingJob) -> float | None:
     return math.fsum(term.seconds for term in terms)
 
 
-def _own_seconds(made: Calibration, job: TrainingJob) -> float | None:
+def _own_seconds(made: "Calibration", job: TrainingJob) -> float | None:
     return _seconds(job) if job.cluster.num_devices > 1 else _step(made, job).values.get("pred_step_time_s")
 
 
-def _step(made: Calibration | None, job: TrainingJob) -> Prediction:
+def _step(made: "Calibration | None", job: TrainingJob) -> Prediction:
     if made is None:
         return training_rows.predict_job(job)
+    from bench.estimate.own.predict import predict_training
+
     alone = _alone(job)
-    measured = local.predict_training(made, alone)
+    measured = predict_training(made, alone)
     if job.cluster.num_devices == 1 or measured.reason is not None:
         return measured
     published = training_rows.predict_job(alone)
@@ -106,7 +116,7 @@ def _memory(job: TrainingJob | ServingJob) -> Memory:
     return Memory(bytes=fit.needed_bytes, parts=dict(fit.footprint.parts), probability_of_oom=fit.oom_probability)
 
 
-def _training_power(made: Calibration | None, job: TrainingJob, step: Prediction) -> Power | None:
+def _training_power(made: "Calibration | None", job: TrainingJob, step: Prediction) -> Power | None:
     """Of one device with its share of a node."""
     if made is not None and (watts := made.power_w.get("train")):
         return _with_host(watts, _METERED_POWER, "the board's own power while it trained, measured here")
@@ -120,7 +130,7 @@ def _training_power(made: Calibration | None, job: TrainingJob, step: Prediction
     return None if watts is None else _with_host(watts, _FITTED_POWER, _FITTED)
 
 
-def _serving_power(made: Calibration | None, job: ServingJob, step: Prediction) -> Power | None:
+def _serving_power(made: "Calibration | None", job: ServingJob, step: Prediction) -> Power | None:
     if made is not None and (watts := made.power_w.get("decode")):
         return _with_host(watts, _METERED_POWER, "the board's own power while it decoded, measured here")
     watts = step.values.get("pred_power_w")  # of all devices

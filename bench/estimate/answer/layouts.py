@@ -82,9 +82,12 @@ def fitting(
 ) -> list[tuple[TrainingJob, float]]:
     """All that fit, with the memory that they need, fastest by physics first. Empty: nothing fits."""
     usable = USABLE * job.cluster.chip.memory_bytes
-    found = []
+    found, last, least = [], None, 0
     for spread in _spread(job, fixed):
-        lean = _fitting(spread, fixed, bytes_of, usable)
+        # What is too large for a micro-batch is so for larger ones, unless gradients need not stay there any more.
+        if spread.layout != last or not _accumulates(spread):
+            last, least = spread.layout, 0
+        least, lean = _fitting(spread, fixed, least, bytes_of, usable)
         if lean is not None and (seconds := seconds_of(lean[0])) is not None:
             found.append((seconds, lean))
     return [lean for _, lean in sorted(found, key=lambda one: one[0])]
@@ -129,18 +132,25 @@ def smallest(job: TrainingJob, fixed: Fixed, bytes_of: BytesOf) -> tuple[Trainin
     return min(((one, bytes_of(one)) for one in options), key=lambda pair: pair[1], default=None)
 
 
-def _fitting(job: TrainingJob, fixed: Fixed, bytes_of: BytesOf, usable: float) -> tuple[TrainingJob, float] | None:
-    """The first that fits, from what costs no time to what costs most."""
+def _accumulates(job: TrainingJob) -> bool:
+    """Whether gradients stay in memory from one micro-batch to the next."""
+    return job.micro_batch * job.layout.dp < job.global_batch
+
+
+def _fitting(
+    job: TrainingJob, fixed: Fixed, least: int, bytes_of: BytesOf, usable: float
+) -> tuple[int, tuple[TrainingJob, float] | None]:
+    """The first that fits, from what costs no time to what costs most, but for so many; and how many did not."""
     shardings = [fixed.sharding] if fixed.sharding else [one for one in _SHARDING if job.layout.dp > 1 or one == "none"]
     recomputes = [fixed.recompute] if fixed.recompute else _RECOMPUTE
     # Sharded weights cost a gather each pass, recomputation a third of the arithmetic: states first, then the gather.
-    for recompute in recomputes:
-        for sharding in shardings:
-            lean = replace(job, recompute=recompute, layout=replace(job.layout, sharding=sharding))
-            memory_bytes = bytes_of(lean)
-            if memory_bytes <= usable:
-                return lean, memory_bytes
-    return None
+    options = [(recompute, sharding) for recompute in recomputes for sharding in shardings]
+    for index, (recompute, sharding) in enumerate(options[least:], least):
+        lean = replace(job, recompute=recompute, layout=replace(job.layout, sharding=sharding))
+        memory_bytes = bytes_of(lean)
+        if memory_bytes <= usable:
+            return index, (lean, memory_bytes)
+    return len(options), None
 
 
 def _spread(job: TrainingJob, fixed: Fixed) -> Iterator[TrainingJob]:
@@ -157,13 +167,15 @@ def _spread(job: TrainingJob, fixed: Fixed) -> Iterator[TrainingJob]:
 
 def _layouts(job: TrainingJob, fixed: Fixed) -> Iterator[Layout]:
     cluster, model = job.cluster, job.model
-    cp = fixed.cp or 1
+    cp, parts = fixed.cp or 1, job.layout.virtual_stages
     for tp in [fixed.tp] if fixed.tp else _tensor_widths(cluster, model.num_attention_heads):
         for pp in [fixed.pp] if fixed.pp else _stages(cluster.num_devices // tp, model.num_hidden_layers):
+            if parts > 1 and (pp == 1 or model.num_hidden_layers % (pp * parts)):
+                continue
             rest = cluster.num_devices // (tp * pp * cp)
             if rest and rest * tp * pp * cp == cluster.num_devices and fixed.dp in (None, rest):
-                ep = fixed.ep or _expert_width(rest, model.num_experts)
-                yield Layout(dp=rest, tp=tp, pp=pp, cp=cp, ep=ep)
+                for ep in [fixed.ep] if fixed.ep else _expert_widths(rest, model.num_experts):
+                    yield Layout(dp=rest, tp=tp, pp=pp, cp=cp, ep=ep, virtual_stages=parts)
 
 
 def _tensor_widths(cluster: Cluster, heads: int) -> list[int]:
@@ -173,12 +185,15 @@ def _tensor_widths(cluster: Cluster, heads: int) -> list[int]:
 
 
 def _stages(devices: int, layers: int) -> list[int]:
-    return [pp for pp in _powers_of_two(min(devices, layers, 64)) if devices % pp == 0 and layers % pp == 0]
+    """Stages of equally many layers, embedding and head counted as two more or not (BLOOM: 72 over 12 stages)."""
+    most = min(devices, layers, 64)
+    return [pp for pp in range(1, most + 1) if devices % pp == 0 and 0 in (layers % pp, (layers + 2) % pp)]
 
 
-def _expert_width(dp: int, experts: int | None) -> int:
-    """As many devices as share the experts evenly, at most eight: a node."""
-    return max((ep for ep in _powers_of_two(min(dp, 8)) if dp % ep == 0 and (experts or 1) % ep == 0), default=1)
+def _expert_widths(dp: int, experts: int | None) -> list[int]:
+    """As many devices as share the experts evenly: a node's at the most, or 64 (DeepSeek-V3: 64 for 256 experts)."""
+    even = [ep for ep in _powers_of_two(min(dp, 64, experts or 1)) if dp % ep == 0 and (experts or 1) % ep == 0]
+    return sorted({max(ep for ep in even if ep <= 8), even[-1]})
 
 
 def _powers_of_two(limit: int) -> list[int]:

@@ -20,6 +20,7 @@ from bench.estimate.answer.training import SECONDS_PER_DAY, Means
 from bench.estimate.job import Cluster, TrainingJob
 
 _SMALLEST, _LARGEST = 30e6, 1e12
+_LARGEST_LIMIT = 1e12  # of days, money or kWh
 # Sizes that are tried, as against a guess: loss is flat round its least, and devices shift it by tens of percent.
 _WIDE = (0.12, 0.25, 0.5, 0.75, 1.1, 1.6, 2.4)
 _AROUND = (0.8, 1.2, 1.8)
@@ -37,8 +38,10 @@ class Limit:
 
     def __post_init__(self) -> None:
         given = [value for value in (self.days, self.money, self.kwh) if value is not None]
-        if len(given) != 1 or given[0] <= 0:
-            raise UserError("a plan needs one limit above 0: --days T, --budget-money X or --kwh E")
+        if len(given) != 1 or not 0 < given[0] <= _LARGEST_LIMIT:
+            raise UserError(
+                f"a plan needs one limit above 0 and up to {_LARGEST_LIMIT:g}: --days T, --budget-money X or --kwh E"
+            )
 
     def scaled(self, factor: float) -> "Limit":
         """The same limit, so many times as much."""
@@ -94,7 +97,7 @@ def best(
     if not found:
         raise UserError(
             f"nothing can be trained on {cluster.num_devices} x {cluster.chip.name} within this limit that is known: "
-            "no model of 30M parameters or more fits, or no evidence covers this device"
+            "no model of 30M parameters or more fits, or not one step of it, or no evidence covers this device"
         )
     return sorted(found, key=lambda one: one.loss)
 
@@ -128,6 +131,8 @@ def _trained(
     if days is None:
         return None
     tokens = job.global_batch * job.seq / candidate.step_s * days * SECONDS_PER_DAY * assumptions.goodput.middle
+    if tokens < job.global_batch * job.seq:
+        return None
     return Trained(candidate=candidate, tokens=tokens, days=days, loss=scaling.loss(model.total_parameters, tokens))
 
 

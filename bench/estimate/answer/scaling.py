@@ -32,9 +32,3 @@ def optimum(flops: float) -> Optimum:
     num_parameters = ratio * (flops / 6) ** (BETA / (ALPHA + BETA))
     tokens = flops / 6 / num_parameters
     return Optimum(num_parameters=num_parameters, tokens=tokens, loss=loss(num_parameters, tokens))
-
-
-def tokens_for(num_parameters: float, wanted_loss: float) -> float | None:
-    """Tokens with which a model of that size reaches a loss; None where it never does."""
-    rest = wanted_loss - E - A / float(num_parameters**ALPHA)
-    return (B / rest) ** (1 / BETA) if rest > 0 else None

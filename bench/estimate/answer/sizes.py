@@ -21,6 +21,8 @@ _LADDER = (
     (256, 4), (384, 6), (512, 8), (640, 10), (768, 12), (896, 16), (1024, 24), (1280, 24), (1536, 24), (2048, 24),
     (2560, 32), (3072, 32), (4096, 32), (5120, 40), (6656, 60), (8192, 80), (12288, 96), (16384, 126),
 )  # fmt: skip
+# Widths from so much on are multiples of so much: who trains billions of parameters splits heads over 4 or 8 devices.
+_STEPS = ((4096, 1024), (2048, 512), (0, 128))
 _KEYS = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -58,7 +60,7 @@ def of(text: str) -> Model:
 
 
 def of_parameters(num_parameters: float) -> Model:
-    """The shape of the ladder's nearest rung, its width drawn so that it has about so many parameters, within 5 %."""
+    """The layers of the ladder's nearest rung, a width that splits over devices, and an MLP that makes up the count."""
     if not 2e7 <= num_parameters <= 1e13:
         raise UserError(f"a model of {num_parameters:.3g} parameters: between 20M and 10000B can be shaped")
     rungs = [(_shaped(hidden, layers), layers) for hidden, layers in _LADDER]
@@ -66,8 +68,11 @@ def of_parameters(num_parameters: float) -> Model:
     hidden = _HEAD_DIM
     while _shaped(hidden, layers).total_parameters < num_parameters:
         hidden += _HEAD_DIM
-    narrow, wide = _shaped(max(hidden - _HEAD_DIM, _HEAD_DIM), layers), _shaped(hidden, layers)
-    return min((narrow, wide), key=lambda model: abs(model.total_parameters / num_parameters - 1))
+    step = next(step for least, step in _STEPS if hidden >= least)
+    near = _shaped(step * round(hidden / step), layers)
+    missing = (num_parameters - near.total_parameters) / (3 * near.hidden_size * layers)
+    ffn = max(128, 128 * ceil((near.intermediate_size + missing) / 128))
+    return _named(replace(near, intermediate_size=ffn))
 
 
 @cache
@@ -105,5 +110,8 @@ def _llama(name: str, **sizes: int) -> Model:
 
 def _named(model: Model) -> Model:
     billions = model.total_parameters / 1e9
-    text = f"{billions:.3g}b" if billions >= 1 else f"{1e3 * billions:.3g}m"
+    if billions >= 100:
+        text = f"{billions:.0f}b"
+    else:
+        text = f"{billions:.3g}b" if billions >= 1 else f"{1e3 * billions:.3g}m"
     return replace(model, name=text)

@@ -85,7 +85,7 @@ def _from_own(task: Task, profile: Profile) -> Answer:
         sigma=sigma,
         evidence="L0" if inside else "L1",
         basis=f"{count(goodness.num_points, 'row')} on {profile.chip.name}, {whose}; "
-        f"left out, they were {goodness.loo_median:.0%} off at the median"
+        f"left out, they were {goodness.loo_median:.0%} off at the median, {goodness.loo_p90:.0%} at p90"
         + ("" if inside else "; this one lies beyond what was measured"),
         profile=profile,
     )

@@ -42,7 +42,6 @@ class Observed:
     params: dict[str, Any]
     launch: str  # eager, graph or queued
     step_s: float
-    num_sessions: int
     num_rounds: int
     spread: float  # standard deviation of the logarithm between rounds; 0 where there is only one
     cost: Cost
@@ -168,7 +167,6 @@ def _row(sessions: list[list[Record]]) -> Observed:
         params=dict(first.params),
         launch=first.identity.launch,
         step_s=stats.median([stats.median(times) for times in rounds]),
-        num_sessions=len(sessions),
         num_rounds=len(single),
         spread=spread,
         cost=first.work.cost(),

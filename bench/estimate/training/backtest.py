@@ -9,8 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from bench.estimate.answer import evidence, layouts
+from bench.estimate.answer.layouts import Fixed
 from bench.estimate.backtest import Case
 from bench.estimate.interval import Residual, interval
+from bench.estimate.job import Layout
 from bench.estimate.training import folds as training_folds
 from bench.estimate.training import rows as training_rows
 from bench.estimate.training import work
@@ -20,6 +23,9 @@ from bench.estimate.training.rates import peak_flops_per_s, usual_link_bytes_per
 from bench.estimate.training.rows import Estimator
 
 KNOWN_STACKS = "training: configurations of known stacks"
+
+CHOSEN = "training: the layout chosen, not given (coefficients know these rows)"
+_MOST_CHOSEN = 25  # of a source, evenly taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,36 @@ def cases(fast: bool) -> Iterator[Case]:
         asked = training_folds.left_out(rows, known.like, known.values, group.key)
         yield from as_cases(group.title, asked, known, group.key if group.by_key else None)
     yield from as_cases(LOCAL, training_folds.with_local(rows, known.like, known.values), known)
+    yield from chosen(rows)
+
+
+def chosen(rows: Iterable[Measured]) -> Iterator[Case]:
+    """The fastest published run of each job on each cluster beside the layout that would have been chosen for it.
+
+    An optimum over estimates flatters itself, and people do not always run the fastest: this says by how much.
+    """
+    fastest: dict[str, dict[str, Measured]] = {}
+    for row in rows:
+        job = row.understood.job
+        if job.cluster.num_devices > 1 and job.method == "pretrain":
+            found = fastest.setdefault(row.row["source_id"], {})
+            key = f"{row.row['model']} {job.model.total_parameters} {row.stand.device} {job.cluster.num_devices} "
+            key += f"{job.seq} {job.precision}"
+            if key not in found or _rate(row) > _rate(found[key]):
+                found[key] = row
+    for source, best in fastest.items():
+        asked = list(best.values())
+        for row in asked[:: -(-len(asked) // _MOST_CHOSEN)]:
+            job = row.understood.job
+            free = replace(job, layout=Layout(dp=job.cluster.num_devices), micro_batch=1, recompute="none")
+            found_layout, _ = layouts.fastest(free, Fixed(), evidence.training_means(job.cluster, ()))
+            if found_layout:
+                error = math.log(found_layout.step_s) - row.log_step
+                yield Case(group=CHOSEN, source=source, error=error, baselines=baselines(row))
+
+
+def _rate(row: Measured) -> float:
+    return math.log(row.understood.job.global_batch) - row.log_step
 
 
 def as_cases(

@@ -6,6 +6,7 @@ knows is a stack of its own, with the habits of plain PyTorch, and estimates for
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from bench.estimate.job import Recompute, Sharding
@@ -56,6 +57,7 @@ _KNOWN: tuple[tuple[str, Habits], ...] = (
 _UNKNOWN = Habits(framework="", group="", sharding="zero3")
 
 
+@lru_cache(maxsize=1024)
 def habits(framework: str) -> Habits:
     """Of the framework with that name. One that nobody knows has an empty name."""
     text = framework.lower()

@@ -9,6 +9,7 @@ some of it, one of nothing in common none, and what is left uncertain is the est
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,30 @@ class Likeness:
     noise: float = 0.03
 
 
+# What rows must have in common to share the part of their errors that `Likeness` has the deviation of,
+Names = tuple[str, ...]
+_SHARED: dict[str, Names] = {
+    "group": ("group",),
+    "framework": ("framework",),
+    "architecture": ("architecture",),
+    "device": ("device",),
+    "framework_architecture": ("framework", "architecture"),
+    "framework_device": ("framework", "device"),
+    "release": ("framework", "device", "version"),
+    "machine": ("machine",),
+    "precision": ("framework", "architecture", "precision"),
+    "model": ("framework", "model"),
+    "local": ("place",),
+}
+# and those that fade with the distance of their shapes.
+_SMOOTH: dict[str, Names] = {
+    "shape": ("framework", "architecture"),
+    "shape_machine": ("machine",),
+    "shape_local": ("place",),
+}
+_BLOCK = 32
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stand:
     """Where a row stands: the names that it shares with others, and its shape."""
@@ -57,29 +82,13 @@ class Stand:
 
 def covariance(a: Sequence[Stand], b: Sequence[Stand], like: Likeness) -> Array:
     """Of the errors of each row of `a` with each of `b`, without noise."""
-    same = {
-        key: _same(a, b, key)
-        for key in ("group", "framework", "architecture", "device", "machine", "precision", "model", "place")
-    }
-    framework, architecture, device = same["framework"], same["architecture"], same["device"]
-    place = same["place"]
-    both = framework * architecture
-    near = _near(a, b, like.length)
-    return (
-        like.group**2 * same["group"]
-        + like.framework**2 * framework
-        + like.architecture**2 * architecture
-        + like.device**2 * device
-        + like.framework_architecture**2 * both
-        + like.framework_device**2 * framework * device
-        + like.release**2 * framework * device * _same(a, b, "version")
-        + like.machine**2 * same["machine"]
-        + like.precision**2 * both * same["precision"]
-        + like.model**2 * framework * same["model"]
-        + like.local**2 * place
-        + like.shape_local**2 * place * near
-        + near * (like.shape**2 * both + like.shape_machine**2 * same["machine"])
-    )
+    total, part = np.zeros((len(a), len(b))), np.empty((len(a), len(b)))
+    for name, names in _SMOOTH.items():
+        total += np.multiply(_same(a, b, names), getattr(like, name) ** 2, out=part)
+    total *= _near(a, b, like.length)
+    for name, names in _SHARED.items():
+        total += np.multiply(_same(a, b, names), getattr(like, name) ** 2, out=part)
+    return total
 
 
 def variances(rows: Sequence[Stand], like: Likeness) -> Array:
@@ -100,54 +109,74 @@ class _Known(list[Stand]):
 
     def __init__(self, rows: Sequence[Stand]) -> None:
         super().__init__(rows)
-        self._numbered: dict[str, tuple[dict[str, int], Array]] = {}
+        self._numbered: dict[Names, tuple[dict[Names, int], NDArray[np.int32]]] = {}
 
-    def numbered(self, key: str) -> tuple[dict[str, int], Array]:
-        """The number of each name, and of each row."""
-        if key not in self._numbered:
-            self._numbered[key] = _numbered(self, key)
-        return self._numbered[key]
+    def numbered(self, names: Names) -> tuple[dict[Names, int], NDArray[np.int32]]:
+        """The number of each combination of names, and of each row."""
+        if names not in self._numbered:
+            self._numbered[names] = _numbered(self, names)
+        return self._numbered[names]
+
+    @cached_property
+    def shapes(self) -> Array:
+        """Of each row."""
+        return np.array([row.shape for row in self])
 
 
 class Process:
     """Measured rows and the errors that physics made on them; gives the errors to be expected on others."""
 
     def __init__(self, rows: Sequence[Stand], errors: Array, like: Likeness) -> None:
-        from scipy.linalg import cho_solve
-
         self._rows, self._like = _Known(rows), like
-        self._lower = np.linalg.cholesky(covariance(self._rows, self._rows, like) + np.diag(noise(rows, like)))
-        self._weights = cho_solve((self._lower, True), errors)
+        whole = covariance(self._rows, self._rows, like) + np.diag(noise(rows, like))
+        self._lower: Array = np.linalg.cholesky(whole).astype(np.float64, copy=False)
+        self._errors = _solve_lower(self._lower, errors[:, None])[:, 0]
 
     def expect(self, rows: Sequence[Stand]) -> tuple[Array, Array]:
         """Mean and standard deviation of the error of each row, its noise included."""
-        from scipy.linalg import solve_triangular
-
         means, deviations = [np.zeros(0)], [np.zeros(0)]
         for start in range(0, len(rows), 1000):
             part = rows[start : start + 1000]
-            shared = covariance(self._rows, part, self._like)
-            reduced = solve_triangular(self._lower, shared, lower=True, check_finite=False)
+            reduced = _solve_lower(self._lower, covariance(self._rows, part, self._like))
             left = variances(part, self._like) - np.sum(reduced**2, axis=0) + noise(part, self._like)
-            means.append(shared.T @ self._weights)
+            means.append(reduced.T @ self._errors)
             deviations.append(np.sqrt(np.maximum(left, self._like.noise**2)))
         return np.concatenate(means), np.concatenate(deviations)
 
 
-def _same(a: Sequence[Stand], b: Sequence[Stand], key: str) -> Array:
-    """1 where both have the same name, which is not empty."""
-    codes, left = a.numbered(key) if isinstance(a, _Known) else _numbered(a, key)
-    right = left if a is b else np.array([codes.get(getattr(row, key), -2) for row in b])
-    same = (left[:, None] == right[None, :]) & (left[:, None] >= 0)
-    return np.asarray(same, dtype=np.float64)
+def _solve_lower(lower: Array, right: Array) -> Array:
+    """Forward substitution, block by block: importing scipy for it would take longer than all of them."""
+    solved = np.empty_like(right)
+    for start in range(0, len(lower), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        solved[block] = np.linalg.solve(lower[block, block], right[block] - lower[block, :start] @ solved[:start])
+    return solved
 
 
-def _numbered(rows: Sequence[Stand], key: str) -> tuple[dict[str, int], Array]:
-    codes: dict[str, int] = {"": -1}
-    return codes, np.array([codes.setdefault(getattr(row, key), len(codes)) for row in rows])
+def _same(a: Sequence[Stand], b: Sequence[Stand], names: Names) -> NDArray[np.bool_]:
+    """Where both have the same names, none of which is empty."""
+    codes, left = a.numbered(names) if isinstance(a, _Known) else _numbered(a, names)
+    right = left if a is b else np.array([codes.get(_named(row, names), -2) for row in b], dtype=np.int32)
+    same: NDArray[np.bool_] = np.where(left < 0, -3, left)[:, None] == right[None, :]
+    return same
+
+
+def _numbered(rows: Sequence[Stand], names: Names) -> tuple[dict[Names, int], NDArray[np.int32]]:
+    codes: dict[Names, int] = {}
+    found = [_named(row, names) for row in rows]
+    numbers = [codes.setdefault(one, len(codes)) if all(one) else -1 for one in found]
+    return codes, np.array(numbers, dtype=np.int32)
+
+
+def _named(row: Stand, names: Names) -> Names:
+    return tuple(getattr(row, name) for name in names)
 
 
 def _near(a: Sequence[Stand], b: Sequence[Stand], length: float) -> Array:
-    left, right = np.array([row.shape for row in a]), np.array([row.shape for row in b])
+    left, right = _shapes(a), _shapes(b)
     squares = np.sum(left**2, axis=1)[:, None] + np.sum(right**2, axis=1)[None, :] - 2 * left @ right.T
     return np.asarray(np.exp(-np.maximum(squares, 0.0) / (2 * length**2)), dtype=np.float64)
+
+
+def _shapes(rows: Sequence[Stand]) -> Array:
+    return rows.shapes if isinstance(rows, _Known) else np.array([row.shape for row in rows], dtype=np.float64)

@@ -23,6 +23,8 @@ _COUNTS = (
     "n_gpus", "seq_len", "gbs_seqs", "gbs_tokens", "micro_batch", "layers", "hidden", "params_b", "tp", "pp", "cp",
     "dp",
 )  # fmt: skip
+_WHOLE = frozenset({"n_gpus", "seq_len", "layers", "hidden", "tp", "pp", "cp", "dp"})
+_LARGEST = 1e12
 _GBIT = 1e9 / 8
 
 
@@ -58,8 +60,10 @@ def of(row: Row) -> RowJob | str:
         return f"a {task} is no step of a language model"
     for column in _COUNTS:
         value = number(row, column)
-        if value is not None and value <= 0:
-            return f"{column} is {value:g}, it must be above 0"
+        if value is not None and not 0 < value <= _LARGEST:
+            return f"{column} is {value:g}, it must be a number above 0 and up to {_LARGEST:g}"
+        if value is not None and column in _WHOLE and value != int(value):
+            return f"{column} is {value:g}, it must be a whole number"
     guess = row_model.of(row)
     if guess is None:
         return "the row gives no layers and hidden size, no parameters and no model that the catalog knows"
@@ -342,6 +346,9 @@ def version(framework: str) -> str:
 
 
 def _whole(row: Row, column: str) -> int | None:
-    """A whole number at the start of a cell: "4 (8)" is 4."""
+    """A whole number, "2e3" too, or one at the start of a cell: "4 (8)" is 4."""
+    value = number(row, column)
+    if value is not None:
+        return round(value) if 1 <= value < 10**9 else None
     found = re.match(r"\s*(\d+)(?:\.\d*)?(?!\d)", row.get(column) or "")
     return int(found[1]) if found and 0 < int(found[1]) < 10**9 else None

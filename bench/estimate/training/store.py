@@ -43,6 +43,7 @@ def write() -> None:
         *backtest_training.as_cases(groups[2].title, family, stored),
         *backtest_training.as_cases(groups[3].title, layout, stored),
         *backtest_training.as_cases(backtest_training.LOCAL, local, stored),
+        *backtest_training.chosen(rows),
     ]
     lines = backtest.summarize(cases)
     backtest.store(lines)
