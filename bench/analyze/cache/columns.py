@@ -143,6 +143,13 @@ def to_numpy(column: Any) -> Any:
     return numpy.where(bits == 1, values, numpy.nan)
 
 
+def among(column: Any, wanted: list[int]) -> Any:
+    """Which numbers of a column are wanted."""
+    import numpy
+
+    return of_numpy(numpy.isin(to_numpy(column), wanted))
+
+
 def mask(stored: Any, condition: Condition) -> Any:
     """Which rows of an Arrow table a condition holds for, by the rules of `Condition.holds`. Raises UserError."""
     import numpy

@@ -138,14 +138,11 @@ class Store:
             return manifest.copies()
 
     def _part(self, name: str, wanted: list[str], pushed: Sequence[Condition], live: list[int], written: int) -> Any:
-        import numpy
-
         arrow = columns.library()
         with arrow.parquet.ParquetFile(self._parts / name, memory_map=True) as part:
             found = part.read_row_groups(_row_groups(part.metadata, pushed), columns=wanted)
         if len(live) != written:  # some files of this part have changed or gone, or are copies
-            alive = columns.of_numpy(numpy.isin(columns.to_numpy(found[columns.FILE]), live))
-            found = found.filter(alive)
+            found = found.filter(columns.among(found[columns.FILE], live))
         return found
 
     def _tasks(self, manifest: Manifest, seen: dict[str, Seen], new: list[str], looked_ns: int) -> list[ingest.Task]:
