@@ -352,8 +352,8 @@ def ran(results: Path) -> tuple[Said, Path]:
     pytest.importorskip("torch")
     path = results / "own" / "x.jsonl"
     return started(
-        "run", "matmul", "--suite", "quick", "--device", "virtual", "--set", "m=8192,16384", "--set", "dtype=bfloat16",
-        "--rounds", 1, "--out", path, "--json", results=results,
+        "run", "matmul", "--suite", "quick", "--device", "virtual", "--set", "m=8192,16384", "--set", "n=8192",
+        "--set", "k=8192", "--set", "dtype=bfloat16", "--rounds", 1, "--out", path, "--json", results=results,
     ), path  # fmt: skip
 
 
