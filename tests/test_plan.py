@@ -351,7 +351,7 @@ def test_what_the_user_sets_is_run_however_long_it_takes_but_not_where_it_does_n
     assert not planned.cases
     ((left_out, reason),) = planned.skipped
     assert left_out.case.params()["num_bytes"] == 1 << 40
-    assert reason == "needs about 2050 GiB, 4.66 GiB is free"
+    assert reason == "needs about 2,050 GiB, 4.66 GiB is free"
 
 
 def test_counts_may_have_suffixes() -> None:

@@ -519,7 +519,7 @@ def test_a_case_that_does_not_fit_into_memory_has_a_record_and_is_not_tried(tmp_
     assert len(progress.begun) == 2 and not outcome.failed
     (skipped,) = [one for one in found.records if one.status == "skipped"]
     assert skipped.params["num_bytes"] == 10**12
-    assert skipped.reason == "needs about 1860 GiB, 8.00 GiB is free"
+    assert skipped.reason == "needs about 1,860 GiB, 8.00 GiB is free"
     before = outcome.path.read_bytes()
     runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), outcome.path, Recorder())
     assert outcome.path.read_bytes() == before

@@ -807,4 +807,6 @@ def test_a_profiler_that_fails_costs_the_profile_and_not_the_measurement(monkeyp
         raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES")
 
     monkeypatch.setattr("torch.profiler.profile", refuses)
-    assert "INSUFFICIENT" in str(_profile.shares(lambda: None, Cpu())["profile"])
+    assert "INSUFFICIENT" in str(
+        _profile.shares(lambda: None, Cpu(vendor="cpu", index=0, name="a CPU", backend="cpu"))["profile"]
+    )
