@@ -43,7 +43,7 @@ class Meter(Observer):
         return {}
 
     def rises(self, load: Run) -> Rises:
-        """How power rises under `load`, some tens of milliseconds of it, on this board and on the others here."""
+        """How power rises while `load` is called over and over, on this board and on the others here."""
         return Rises(None, [])
 
     def idle(self, seconds: float) -> Trace | None:
