@@ -169,7 +169,7 @@ class ProcessMeter(Meter):
             self._stop()
         self._tell(sampler.Begin(align=bool(self.energy_s)))
         self._watching = True
-        self._hold_until_answered(hold)
+        self._hold(hold)
         self._answer(ANSWER_LIMIT_S)
         self._begun_s = self._device.now_s()
 
@@ -223,18 +223,20 @@ class ProcessMeter(Meter):
         self._watching = False
         self._tell(sampler.End())
         if hold is not None:
-            self._hold_until_answered(hold)
+            self._hold(hold)
         while (reply := self._answer(ANSWER_LIMIT_S)) is not None:
             if isinstance(reply, sampler.Ended):
                 return reply.trace
         return None
 
-    def _hold_until_answered(self, hold: Run) -> None:
-        """Keeps the load up meanwhile; but on a CPU that keeps the sampler from its answer, by a whole step at least,
-        and is only done where an energy is asked for.
+    def _hold(self, hold: Run) -> None:
+        """Keeps the load up while the sampler is awaited. On a CPU that keeps the sampler from its answer by a whole
+        step at least, and is only done where an energy is asked for.
         """
-        if not self._device.asynchronous and not self.energy_s:
-            return
+        if self._device.asynchronous or self.energy_s:
+            self._hold_until_answered(hold)
+
+    def _hold_until_answered(self, hold: Run) -> None:
         limit_s = self._device.now_s() + ANSWER_LIMIT_S
         while not self.reason and self._replies.empty() and self._device.now_s() < limit_s:
             hold()
