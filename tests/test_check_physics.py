@@ -210,6 +210,14 @@ def test_samples_that_do_not_fit_into_their_window_are_refused(build: Any, judge
     assert judged([replace(long, flags=["wallclock_stepped"])]) == []
 
 
+@pytest.mark.parametrize(("begins_s", "found"), [(0.02, set()), (3.0, {"error"}), (1e30, {"error"})])
+def test_a_window_that_begins_after_the_record_ended_is_refused(
+    build: Any, judged: Any, begins_s: float, found: set[str]
+) -> None:
+    one = timed(build, started="2026-11-25T10:00:00.000+00:00", ended="2026-11-25T10:00:02.000+00:00")
+    assert levels(judged([replace(one, timing=replace(one.timing, begins_s=begins_s))]), "moment") == found
+
+
 @pytest.mark.parametrize("moment", ["2026-02-31T10:00:00+00:00", "2026-11-25T25:00:00Z", "2026-11-25", "", "now"])
 def test_a_moment_that_never_was_is_refused(build: Any, judged: Any, moment: str) -> None:
     assert levels(judged([timed(build, started=moment)]), "moment") == {"error"}

@@ -82,6 +82,14 @@ def test_a_size_of_billions_splits_over_eight_devices_and_keeps_its_count(text):
     assert model.total_parameters == pytest.approx(float(text[:-1]) * 1e9, rel=0.01)
 
 
+@pytest.mark.parametrize("power", range(60))
+def test_a_number_of_parameters_is_kept(power):
+    wanted = 2e7 * 1.24**power
+    model = sizes.of_parameters(wanted)
+    assert model.total_parameters == pytest.approx(wanted, rel=0.03)
+    assert model.intermediate_size >= model.hidden_size
+
+
 def test_sizes_by_keys_are_the_shape_that_was_given():
     model = sizes.of("layers=24,hidden=2048,heads=16,kv_heads=4,ffn=8192,vocab=50304")
     assert (model.num_hidden_layers, model.num_key_value_heads, model.vocab_size) == (24, 4, 50304)

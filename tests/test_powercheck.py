@@ -95,17 +95,18 @@ class Answers(Meter):
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"),
+    ("found", "verdict", "measured"),
     [
-        (Rises((80.0, 300.0), [(70.0, 71.0)]), "pass"),
-        (Rises((80.0, 81.0), [(70.0, 300.0)]), "fail"),
-        (Rises((300.0, 301.0), [(70.0, 71.0)]), "inconclusive"),
-        (Rises(None, []), "not applicable"),
+        (Rises((80.0, 300.0), [(70.0, 71.0)]), "pass", "+220 W here, +1 W elsewhere"),
+        (Rises((80.0, 300.0), []), "pass", "+220 W here, no power told elsewhere"),
+        (Rises((80.0, 81.0), [(70.0, 300.0)]), "fail", "+1 W here, +230 W elsewhere"),
+        (Rises((300.0, 301.0), [(70.0, 71.0)]), "inconclusive", "+1 W here, +1 W elsewhere"),
+        (Rises(None, []), "not applicable", "the only board here, or one that tells no power"),
     ],
 )
-def test_which_board_the_load_is_on_is_a_line(found: Rises, verdict: str) -> None:
+def test_which_board_the_load_is_on_is_a_line(found: Rises, verdict: str, measured: str) -> None:
     first = next(powercheck.check(Virtual(), Answers(found), {}))
-    assert (first.name, first.verdict) == ("the load is on this board", verdict)
+    assert (first.name, first.verdict, first.measured) == ("the load is on this board", verdict, measured)
 
 
 def test_a_board_that_tells_nothing_is_one_line() -> None:

@@ -150,6 +150,18 @@ time.sleep(60)
     assert freed.exists()
 
 
+def test_a_process_that_was_forked_meanwhile_does_not_keep_the_sampler(meter: Callable[..., ProcessMeter]) -> None:
+    """A data loader's workers in a loop of one's own hold the other end of its standard input too."""
+    watching = meter()
+    watching.begin(hold)
+    forked = os.dup(watching._process.stdin.fileno())  # type: ignore[union-attr]
+    try:
+        watching.close()
+        assert watching._process.wait(timeout=10) == 0
+    finally:
+        os.close(forked)
+
+
 def _alive(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

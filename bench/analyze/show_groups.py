@@ -67,6 +67,20 @@ def left_out(errors: Sequence[tuple[str, str]], copies: Sequence[tuple[str, str]
     return lines or ["every file was read, and none twice"]
 
 
+def not_counted(num_left_out: int, quarantined: int | None) -> list[str]:
+    """What of the files is in no row, and which rows are in no median; None: not looked for."""
+    lines = []
+    if num_left_out:
+        files = "1 file was" if num_left_out == 1 else f"{num_left_out} files were"
+        lines.append(f"{files} left out: --errors says why")
+    if quarantined is None:
+        lines.append("not looked for in so many files: cases that belong in quarantine; `accelmark check` finds them")
+    elif quarantined:
+        cases = "1 case is" if quarantined == 1 else f"{quarantined} cases are"
+        lines.append(f"{cases} in quarantine and in no median: `accelmark check` says why")
+    return lines
+
+
 def _under(groups: Sequence[Row], said: list[str], style: str) -> list[str]:
     prices = {one["price_per_hour"] for one in groups if "price_per_hour" in one}
     said = said + [f"tokens per money at {units.significant(price)} an hour for each device" for price in prices]

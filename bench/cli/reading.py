@@ -165,17 +165,7 @@ def table(
     elif style == "csv":
         print(show.csv_text(document), end="")
     else:
-        left = []
-        if source.errors and not errors:
-            files = "1 file was" if len(source.errors) == 1 else f"{len(source.errors)} files were"
-            left.append(f"{files} left out: --errors says why")
-        if source.quarantined:
-            cases = "1 case is" if source.quarantined == 1 else f"{source.quarantined} cases are"
-            left.append(f"{cases} in quarantine and in no median: `accelmark check` says why")
-        elif source.quarantined is None:
-            left.append(
-                "not looked for in so many files: cases that belong in quarantine; `accelmark check` finds them"
-            )
+        left = [] if errors else show_groups.not_counted(len(source.errors), source.quarantined)
         print_lines([*lines, *([""] if left and len(lines) == 1 else []), *left])
     sys.exit(1 if errors and source.errors else 0)
 

@@ -92,7 +92,7 @@ def of_known_sources(residuals: Iterable[Residual], sigma: float) -> Interval | 
         groups.setdefault(one.source, []).append(one.score)
     if not groups or min(map(len, groups.values())) < FEWEST_ROWS_OF_A_SOURCE:
         return None
-    narrow, wide = (max(_order_statistic(group, level) for group in groups.values()) for level in (0.80, 0.90))
+    narrow, wide = (max(order_statistic(group, level) for group in groups.values()) for level in (0.80, 0.90))
     return Interval(factor80=math.exp(sigma * narrow), factor90=math.exp(sigma * wide))
 
 
@@ -107,15 +107,11 @@ def pooled_quantile(groups: Sequence[Sequence[float]], level: float) -> float:
     return weighed[-1][0]
 
 
-def hierarchical_quantile(groups: Sequence[Sequence[float]], level: float) -> float:
-    """The `level` quantile of the groups' own `level` quantiles, each by the order statistic ceil((n + 1) * level).
+def order_statistic(values: Sequence[float], level: float) -> float:
+    """The smallest of the values that a further one lies below at that level: the ceil((n + 1) * level)-th.
 
-    Where that statistic does not exist, with few rows or sources, the largest is taken.
+    Where there are too few for that, the largest is taken.
     """
-    return _order_statistic([_order_statistic(group, level) for group in groups], level)
-
-
-def _order_statistic(values: Sequence[float], level: float) -> float:
     rank = min(len(values), math.ceil((len(values) + 1) * level))
     return sorted(values)[rank - 1]
 

@@ -43,7 +43,7 @@ class Meter(Observer):
         return {}
 
     def rises(self, load: Run) -> Rises:
-        """How power rises under `load`, some tens of milliseconds of it, on this board and on the others here."""
+        """How power rises while `load` is called over and over, on this board and on the others here."""
         return Rises(None, [])
 
     def idle(self, seconds: float) -> Trace | None:
@@ -214,7 +214,11 @@ class ProcessMeter(Meter):
 
     def close(self) -> None:
         """Lets the process close its sensors and end; one that hangs in a driver ends by itself, or by the kernel."""
-        # Not standard output: while the other thread reads it, closing waits for the sampler's end.
+        # Not standard output: while the other thread reads it, closing waits for the sampler's end. In words too,
+        # because a process that was forked meanwhile (a data loader's, in a loop of one's own) keeps the input open.
+        with contextlib.suppress(OSError, ValueError):
+            for order in (sampler.End(), sampler.Close()):
+                self._send(order)
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()  # type: ignore[union-attr]
 
@@ -244,11 +248,14 @@ class ProcessMeter(Meter):
     def _tell(self, order: sampler.Order) -> None:
         if self.reason:
             return
-        assert self._process.stdin is not None
         try:
-            os.write(self._process.stdin.fileno(), msgspec.json.encode(order) + b"\n")
+            self._send(order)
         except OSError:
             self._give_up("the sampler has ended")
+
+    def _send(self, order: sampler.Order) -> None:
+        assert self._process.stdin is not None
+        os.write(self._process.stdin.fileno(), msgspec.json.encode(order) + b"\n")
 
     def _answer(self, limit_s: float) -> sampler.Reply | None:
         """The next reply; None once there will be none, and `reason` says why."""

@@ -56,7 +56,7 @@ def check(device: Device, meter: Meter, periods_s: dict[str, float]) -> Iterator
 
 
 def rises(device: Device, meter: Meter) -> Rises:
-    """How power rises under a copy, on this device's board and on the others that are here.
+    """How power rises while memory is written, on this device's board and on the others that are here.
 
     Torch and the driver number boards each in its own way, and containers may rename them: a load tells which is which.
     """
@@ -77,7 +77,7 @@ def _identity(found: Rises) -> Verdict:
     name = "the load is on this board"
     if found.own_w is None:
         return _na(name, "the only board here, or one that tells no power")
-    told = ", ".join(f"{load_w - rest_w:+.0f} W" for rest_w, load_w in found.others_w)
+    told = ", ".join(f"{load_w - rest_w:+.0f} W" for rest_w, load_w in found.others_w) or "no power told"
     verdict: Literal["pass", "fail", "inconclusive"] = "pass" if found.confirmed else "inconclusive"
     return Verdict(
         name=name,

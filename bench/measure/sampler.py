@@ -18,12 +18,13 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from bench.energy import Edge, Rises, Tick, Trace
+from bench.measure import attribution
 from bench.measure.orders import until_the_parent_dies
 from bench.sensors import COUNTERS, HOST_COUNTERS, SLOW, STATE, TICK, Lost, Sensors, Withheld, open_board
 
@@ -35,9 +36,6 @@ POLL_S, SLOW_POLL_S = 0.004, 0.02
 PERIODS_S = 3.0
 # A counter that did not tick for so long does not tick.
 EDGE_LIMIT_S = 0.5
-# Power at rest and under a load is taken over so long each time, of a load a little after its begin: some boards tell a
-# mean over a second, and energy counters tick ten times in one.
-RISE_S, RISE_LEAD_S = 1.5, 0.5
 # What a driver may take for its last call, after which the process ends all the same.
 CLOSE_S = 1.0
 # Asked at both ends of a window, the load running: a link sleeps when its board is idle.
@@ -197,33 +195,6 @@ class Sampler:
         gaps = {name: sorted(b - a for a, b in itertools.pairwise(at)) for name, at in changes.items()}
         return {f"{name.partition('_')[0]}_period_s": one[len(one) // 2] for name, one in gaps.items() if len(one) > 20}
 
-    def rises(self, began: Callable[[], None]) -> Rises:
-        """Power at rest and under a load that follows `began`, here and on the other boards; of none where this is the
-        only one.
-        """
-        others = [other for other in self._sensors.others() if _opened(other)]
-        if not others:
-            return Rises(None, [])
-        boards = [self._sensors, *others]
-        rests_w = self._powers(boards, 0.0)
-        began()
-        own, *told = map(_pair, rests_w, self._powers(boards, RISE_LEAD_S))
-        return Rises(own, [pair for pair in told if pair])
-
-    def _powers(self, boards: Sequence[Sensors], lead_s: float) -> list[float | None]:
-        """Of each board, by its counter, or by what it tells of power at the end."""
-        self._clock.wait_until(self._clock.now_s() + lead_s)
-        begun = [(_power_told(board).get("energy_j"), self._clock.now_s()) for board in boards]
-        self._clock.wait_until(self._clock.now_s() + RISE_S)
-        powers: list[float | None] = []
-        for board, (before_j, before_s) in zip(boards, begun, strict=True):
-            told = _power_told(board)
-            power_w = told.get("power_w", told.get("power_average_w"))
-            if before_j is not None and "energy_j" in told:
-                power_w = (told["energy_j"] - before_j) / (self._clock.now_s() - before_s)
-            powers.append(power_w)
-        return powers
-
     def _look_until_the_end(self, ticks: list[Tick], begin_s: float) -> None:
         number, slow_s = 0, begin_s
         while True:
@@ -259,27 +230,6 @@ class Sampler:
                 return Edge(t_s=now_s, late_s=now_s - told_s, energy_j=value)
             before, told_s = value, now_s
         return None
-
-
-def _opened(board: Sensors) -> bool:
-    """Whether another board answers at all."""
-    try:
-        board.probe()
-    except Lost:
-        return False
-    return True
-
-
-def _pair(rest_w: float | None, load_w: float | None) -> tuple[float, float] | None:
-    return None if rest_w is None or load_w is None else (rest_w, load_w)
-
-
-def _power_told(board: Sensors) -> dict[str, float]:
-    """Nothing of a board that is gone."""
-    try:
-        return board.read(("energy_j", "power_w", "power_average_w"))
-    except Lost:
-        return {}
 
 
 class _Wall:
@@ -352,7 +302,7 @@ def main() -> None:
             elif isinstance(order, Periods):
                 reply(Published(sampler.periods()))
             elif isinstance(order, Compare):
-                reply(Compared(sampler.rises(lambda: reply(Began()))))
+                reply(Compared(attribution.rises(sensors, clock, lambda: reply(Began()))))
         except (Lost, Withheld) as error:
             reply(Failed(str(error)))
     sensors.close()

@@ -1,8 +1,9 @@
 """Selfcheck: does this machine, and does this program, measure well? Nothing of the machine is changed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from bench.errors import UserError
 from bench.measure import environment, messages, peers, runner
@@ -11,6 +12,7 @@ from bench.measure.plan import Plan
 from bench.measure.powercheck import Verdict
 from bench.measure.process import WorkerProcess
 
+Told = TypeVar("Told", Agreement, Verdict)
 # With one of each side there is no spread to judge a difference by.
 FEWEST_TURNS = 2
 
@@ -20,20 +22,12 @@ def timers(device: str, seed: int, progress: runner.Progress) -> list[Agreement]
 
     Ends at Ctrl-C, and where the worker dies, with what is known by then. Raises UserError where nothing is known yet.
     """
-    found: list[Agreement] = []
-    try:
-        for reply in _replies(device, seed, messages.CompareTimers(), messages.TimerCompared):
-            if (told := reply.agreement) is None:
-                return found
-            progress.note(f"{told.name}: {told.reason or f'{told.ratio:.3f} of ours'}")
-            found.append(told)
-    except UserError as error:
-        if not found:
-            raise
-        found.append(peers.without("all other timers", str(error), broken=True))
-    except KeyboardInterrupt:
-        pass
-    return found
+    replies = _replies(device, seed, messages.CompareTimers(), messages.TimerCompared)
+    return _kept(
+        (reply.agreement for reply in replies),
+        lambda told: progress.note(f"{told.name}: {told.reason or f'{told.ratio:.3f} of ours'}"),
+        lambda why: peers.without("all other timers", why, broken=True),
+    )
 
 
 def power(device: str, seed: int, progress: runner.Progress) -> list[Verdict]:
@@ -41,17 +35,27 @@ def power(device: str, seed: int, progress: runner.Progress) -> list[Verdict]:
 
     Ends as `timers` does.
     """
-    found: list[Verdict] = []
+    replies = _replies(device, seed, messages.CheckPower(), messages.PowerChecked)
+    return _kept(
+        (reply.verdict for reply in replies),
+        lambda told: progress.note(f"{told.name}: {told.measured}: {told.verdict}"),
+        lambda why: Verdict(name="the rest of the check", measured=why, required="is done", verdict="fail"),
+    )
+
+
+def _kept(told: Iterator[Told | None], note: Callable[[Told], None], broken: Callable[[str], Told]) -> list[Told]:
+    """What is told until None, and `broken` where the worker dies before."""
+    found: list[Told] = []
     try:
-        for reply in _replies(device, seed, messages.CheckPower(), messages.PowerChecked):
-            if (told := reply.verdict) is None:
-                return found
-            progress.note(f"{told.name}: {told.measured}: {told.verdict}")
-            found.append(told)
+        for one in told:
+            if one is None:
+                break
+            note(one)
+            found.append(one)
     except UserError as error:
         if not found:
             raise
-        found.append(Verdict(name="the rest of the check", measured=str(error), required="is done", verdict="fail"))
+        found.append(broken(str(error)))
     except KeyboardInterrupt:
         pass
     return found

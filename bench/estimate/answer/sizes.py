@@ -69,10 +69,16 @@ def of_parameters(num_parameters: float) -> Model:
     while _shaped(hidden, layers).total_parameters < num_parameters:
         hidden += _HEAD_DIM
     step = next(step for least, step in _STEPS if hidden >= least)
-    near = _shaped(step * round(hidden / step), layers)
-    missing = (num_parameters - near.total_parameters) / (3 * near.hidden_size * layers)
-    ffn = max(128, 128 * ceil((near.intermediate_size + missing) / 128))
-    return _named(replace(near, intermediate_size=ffn))
+    width = step * round(hidden / step)
+    if _filled(width, layers, num_parameters).intermediate_size < width:  # of small models the table of tokens is most
+        width -= step
+    return _named(_filled(width, layers, num_parameters))
+
+
+def _filled(width: int, layers: int, num_parameters: float) -> Model:
+    near = _shaped(width, layers)
+    missing = (num_parameters - near.total_parameters) / (3 * width * layers)
+    return replace(near, intermediate_size=max(128, 128 * ceil((near.intermediate_size + missing) / 128)))
 
 
 @cache

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.estimate import backtest, published
-from bench.estimate.interval import hierarchical_quantile
+from bench.estimate.interval import order_statistic
 from bench.estimate.prediction import Interval
 from bench.estimate.published import Row
 from bench.estimate.serving import fitted as fits
@@ -172,8 +172,7 @@ def scores(held: Sequence[Held]) -> dict[str, dict[str, dict[str, float]]]:
             found[one.evidence][group_of(one.known.case)].append(math.log1p(one.error) / wide)
     return {
         evidence: {
-            group: {f"q{level}": round(hierarchical_quantile([s], level / 100), 4) for level in (80, 90)}
-            | {"rows": len(s)}
+            group: {f"q{level}": round(order_statistic(s, level / 100), 4) for level in (80, 90)} | {"rows": len(s)}
             for group, s in sorted(groups.items())
         }
         for evidence, groups in sorted(found.items())
