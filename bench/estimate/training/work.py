@@ -196,7 +196,9 @@ def _streams(job: TrainingJob, tokens: float, share: _Share, width: int) -> dict
     split = layout.tp if job.layout.sequence_parallel else 1
     dense = (model.num_blocks - model.num_expert_layers) / model.num_blocks
     ffn = dense * model.intermediate_size + (1 - dense) * (model.shared_expert_intermediate_size or 0)
-    again = 1.4 if job.recompute == "full" else 1.0
+    # Forward is two fifths of it, and just what selective recomputation does not keep: norms, activations, positions.
+    # memory.py counts the same, as MaxText's and torch's policies that keep the outputs of products do.
+    again = 1.0 if job.recompute == "none" else 1.4
     residual = 20 * model.hidden_size / split
     inside = (
         4 * (model.query_size + model.key_value_size) + (8 if model.num_mlp_matrices == 3 else 5) * ffn
@@ -217,7 +219,8 @@ def _kernels(job: TrainingJob, share: _Share) -> float:
     """Kernels of a microbatch: about 25 a layer forward and 45 backward where nothing is fused; more with experts."""
     forward = 25.0 if not job.model.num_expert_layers else 60.0
     forward += 8.0 * (job.layout.tp > 1) + 10.0 * (job.stack.attention == "unfused")
-    return share.layers * forward * (2.8 + (job.recompute == "full")) + 30.0
+    again = {"none": 0.0, "selective": 0.6, "full": 1.0}[job.recompute]  # of a layer's forward kernels 0.4 are products
+    return share.layers * forward * (2.8 + again) + 30.0
 
 
 def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> dict[str, float]:
