@@ -115,7 +115,7 @@ def seconds(done: Work, speeds: Speeds, c: Coefficients, stack: Traits) -> Mappi
         "between stages": m * stages,
         "latency": m * latency,
         "launch": m * (busy - device),
-        "sharded weights": m * gather,
+        "sharded states": m * gather,
         "pipeline bubble": done.bubble * (busy + gather),
         "gradient reduction": reduce,
         "optimizer": optimizer,

@@ -55,7 +55,7 @@ class Work:
     expert_network_bytes: float
     context_link_bytes: float
     context_network_bytes: float
-    gather_link_bytes: float  # sharded weights, collected for each microbatch
+    gather_link_bytes: float  # sharded weights and gradients, collected and summed for each microbatch
     gather_network_bytes: float
     stage_link_bytes: float  # to the next stage of the pipeline and back
     stage_network_bytes: float
@@ -239,6 +239,9 @@ def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> 
         # Gathered forward and backward, gradients scattered; a frozen weight has no gradient.
         times = 3 if job.method in ("pretrain", "full") else 2
         gather = _all_gather(job, times * held * width, layout.dp * layout.cp, layout.tp)
+    elif job.layout.sharding == "zero2":  # who keeps a share of the gradients alone reduces them each time
+        summed = _local_parameters(job) * _trained_share(job) * _gradient_bytes(job)
+        gather = _all_gather(job, summed, layout.dp * layout.cp, layout.tp)
     stage = Wire()
     if layout.pp > 1:
         boundary = 2 * hidden / layout.tp * layout.virtual_stages
@@ -263,9 +266,9 @@ def _once_a_step(job: TrainingJob, width: int) -> dict[str, float]:
     replicas = layout.dp * layout.cp
     reduce = Wire()
     if replicas > 1 and layout.sharding != "zero3":
-        gradient = 2 if layout.sharding == "none" else 1
+        gradient = {"none": 2, "zero1": 1, "zero2": 0}[layout.sharding]
         reduce = _all_gather(
-            job, local * (gradient * _gradient_bytes(job) + (2 - gradient) * width), replicas, layout.tp
+            job, local * (gradient * _gradient_bytes(job) + (gradient < 2) * width), replicas, layout.tp
         )
     shards = replicas if layout.sharding != "none" else 1
     return {
