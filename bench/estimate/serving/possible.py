@@ -22,7 +22,7 @@ def impossible(case: Case, figures: Mapping[str, float]) -> str | None:
     times = max((_times_too_fast(case, name, value) for name, value in figures.items()), default=0.0)
     if times <= TOLERANCE:
         return None
-    return f"{times:.3g} times as fast as the datasheet's peaks allow a token at a time: it stopped early, or guesses ahead"
+    return f"{times:.3g} times as fast as the datasheet allows token by token: it stopped early, or guesses ahead"
 
 
 def _times_too_fast(case: Case, figure: str, value: float) -> float:
