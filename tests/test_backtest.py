@@ -81,3 +81,9 @@ def test_the_nearer_a_row_the_more_it_tells_and_the_less_stays_open():
     assert 0.3 * 0.9 < means[0] < 0.31
     assert means[0] > means[1] > means[2] >= 0.0
     assert deviations[0] < deviations[1] < deviations[2]
+
+
+def test_a_kind_says_what_it_leaves_out_and_one_that_leaves_nothing_out_says_nothing():
+    (told,) = backtest.remarks(["serving"])
+    assert "neither fitted to nor asked" in told
+    assert backtest.remarks(["training"]) == []

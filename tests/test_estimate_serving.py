@@ -16,6 +16,7 @@ from bench.estimate.serving import fitted as fits
 from bench.estimate.serving import jobs as inference_jobs
 from bench.estimate.serving import step as serving
 from bench.estimate.serving.figures import figures, table
+from bench.estimate.serving.possible import impossible
 from bench.estimate.serving.rows import predict, predict_job
 
 ROW = {
@@ -144,7 +145,7 @@ def test_a_remainder_is_carried_to_a_neighbour_and_fades_far_away():
 
     near, far = (
         case(batch="16"),
-        case(batch="1", input_len="32000", model="Qwen/Qwen2-72B", device="L4", framework="other"),
+        case(batch="1", input_len="32000", model="Qwen/Qwen2-72B", device="L4", n_gpus="8", framework="other"),
     )
     rows = residual.points([case(batch="12"), case(batch="24")])
     weights = residual.fit(rows, np.array([0.2, 0.2]), residual.Scales())
@@ -167,6 +168,47 @@ def test_rows_of_ones_own_move_the_estimate_of_their_stack():
     for one, other in zip(before, after, strict=True):
         assert other.values["pred_tok_s_total"] == pytest.approx(0.6 * one.values["pred_tok_s_total"], rel=0.1)
         assert other.evidence == "L0"
+
+
+STOPPED = ROW | {"batch": "1", "input_len": "2048", "output_len": "2048", "tok_s_total": "89750"}
+
+
+def test_a_run_that_stopped_after_its_prompt_is_no_evidence_and_the_basis_says_so():
+    rows = [ROW | {"batch": "1", "input_len": "2048", "output_len": "2048"}]
+    (without,), (with_it,) = predict(rows, []), predict(rows, [STOPPED])
+    assert with_it.values == without.values
+    assert with_it.evidence == without.evidence
+    assert "1 of your rows left out" in with_it.basis
+
+
+def test_what_a_machine_can_just_do_is_believed_and_what_it_cannot_is_not():
+    one = case(batch="1", input_len="2048", output_len="2048")
+    j = one.job
+    weights_s = 2 * j.footprint.active_parameters / j.chip.memory_bytes_per_s
+    assert impossible(one, {"rate": 4096 / (2047 * weights_s)}) is None
+    assert impossible(one, {"rate": 1.5 * 4096 / (2047 * weights_s)}) is not None
+    decode = case(phase="decode", batch="1", input_len="0")
+    assert impossible(decode, {"rate": 1 / weights_s}) is None
+    assert impossible(decode, {"rate": 1.3 / weights_s}) is not None
+    prefill = case(phase="prefill", batch="1", input_len="2048", output_len="0")
+    flops_s = 2 * j.footprint.active_parameters / j.chip.flops_per_s["bf16"]
+    assert impossible(prefill, {"rate": 1 / flops_s}) is None
+    assert impossible(prefill, {"rate": 1.5 / flops_s}) is not None
+
+
+def test_no_row_is_doubted_for_a_rate_that_no_datasheet_gives():
+    m4 = case(device="M4", phase="prefill", batch="1", input_len="512", output_len="0", framework="llama.cpp")
+    assert not m4.job.chip.flops_per_s
+    assert impossible(m4, {"rate": 224.8}) is None
+
+
+def test_of_the_published_rows_those_that_stopped_are_left_out_and_no_others():
+    out = inference_backtest.impossible_rows()
+    assert len(out) == 24
+    assert {(one.case.source, one.case.job.prompt, one.case.job.output) for one in out} == {("argonne", 2048, 2048)}
+    assert {one.case.job.footprint.name for one in out} >= {"qwen2.5-7b"}
+    (sentence,) = inference_backtest.remarks()
+    assert "24 rows" in sentence
 
 
 # Rows
@@ -208,6 +250,56 @@ def test_what_cannot_be_estimated_says_why_and_the_rest_goes_on():
     found = predict(rows, [])
     assert [bool(one.values) for one in found] == [False, True, False, False, False]
     assert all((one.reason is None) == bool(one.values) for one in found)
+
+
+def test_a_format_that_nobody_stated_is_the_widest_that_fits_and_the_basis_says_so():
+    unstated = ROW | {"precision": "", "device": "RTX4090", "model": "Llama-3-70B", "params_b": "70.6"}
+    for changes, weights in (
+        ({"n_gpus": "8"}, "full"),
+        ({"n_gpus": "4"}, "fp8"),
+        ({"n_gpus": "2"}, "int4"),
+        ({"n_gpus": "2", "framework": "llama.cpp"}, "Q4_K_M"),
+        ({"n_gpus": "2", "model": "Llama-2-70B-GPTQ"}, "int4"),
+        ({"device": "H100-SXM", "model": "openai/gpt-oss-20b", "params_b": ""}, "mxfp4"),
+        ({"device": "H200", "model": "deepseek-ai/DeepSeek-R1", "params_b": "", "n_gpus": "8"}, "fp8"),
+    ):
+        row = unstated | changes
+        read = inference_jobs.read(row)
+        assert isinstance(read, inference_jobs.Case), read
+        assert read.stack.weights == weights, row
+        (found,) = predict([row], [])
+        assert found.values
+        assert (f"weights taken as {weights}" in found.basis) == (weights != "full")
+
+
+def test_weights_that_cannot_fit_as_stated_or_in_any_format_are_refused():
+    large = ROW | {"device": "RTX4090", "model": "Llama-3-70B", "params_b": "70.6"}
+    for precision in ("bf16", ""):
+        (found,) = predict([large | {"precision": precision}], [])
+        assert not found.values
+        assert "do not fit into the memory of 1 x rtx-4090" in (found.reason or "")
+
+
+def test_experts_and_tensors_together_are_no_pipeline():
+    row = ROW | {"n_gpus": "4", "framework": "TensorRT-LLM"}
+    assert (case(**row | {"precision": "fp16 [Hybrid TP = 2 and EP = 2]"}).job.pp) == 1
+    assert (case(**row | {"precision": "fp16 [Hybrid TP = 2 and PP = 2]"}).job.pp) == 2
+
+
+def test_sequences_of_one_text_read_the_experts_of_one_token():
+    mixtral = {"model": "mistralai/Mixtral-8x7B-v0.1", "params_b": "", "n_gpus": "4", "framework": "TensorRT-LLM"}
+    alike, mixed = case(**mixtral, source_id="argonne").job, case(**mixtral).job
+    assert serving.ideal(alike).decode_experts < 0.3 * serving.ideal(mixed).decode_experts
+    assert case(**mixtral | {"framework": "vLLM"}, source_id="argonne").job.alike is False
+
+
+def test_a_chip_without_a_rate_has_that_of_its_makers_other_processors():
+    m3 = chip.find("apple-m3-max")
+    without = dataclasses.replace(m3, flops_per_s={})
+    for rate_of in (lambda one: serving.peak_flops_per_s(one, "full"), serving.sm_clocks_per_s):
+        assert rate_of(without) == pytest.approx(rate_of(m3), rel=0.15)
+    (found,) = predict([ROW | {"device": "H100-96"}], [])
+    assert "gives a rate" in (found.reason or "")
 
 
 def test_strange_cells_never_stop_the_others():
@@ -252,7 +344,8 @@ def test_the_back_test_has_a_line_for_each_source_and_one_for_their_median():
 
 
 def test_the_stored_fit_is_read_as_it_was_written():
-    extra = {name: store.content()[name] for name in ("rows", "sources", "summary", "backtest", "scores")}
+    names = ("rows", "sources", "left_out", "summary", "backtest", "scores")
+    extra = {name: store.content()[name] for name in names}
     assert store.text(store.fitted(), extra) == store.FILE.read_text(encoding="utf-8")
     assert set(store.fitted().carried) == {"rate", "tpot", "ttft", "power"}
 

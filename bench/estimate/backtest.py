@@ -1,8 +1,9 @@
 """Back-test: every estimator asked about measurements that it has not seen, and its errors in one table.
 
-Each kind of estimate offers its cases in a module `<kind>/backtest.py`: `cases(fast)` gives a `Case` for every
-row that was predicted without its fold. Figures are taken per source first and then as the median over sources, for a
-source with a thousand rows would otherwise speak for all. The error is max(predicted/measured, measured/predicted) - 1.
+Each kind of estimate offers its cases in a module `<kind>/backtest.py`: `cases(fast)` gives a `Case` for every row that
+was predicted without its fold, and `remarks()`, where there is one, sentences on what was not asked. Figures are taken
+per source first and then as the median over sources, for a source with a thousand rows would otherwise speak for all.
+The error is max(predicted/measured, measured/predicted) - 1.
 """
 
 import json
@@ -64,6 +65,16 @@ def run(*, fast: bool = False, kinds: Sequence[str] | None = None) -> list[Line]
             module = cast(Backtest, import_module(f"bench.estimate.{kind}.backtest"))
             lines += summarize(module.cases(fast))
     return lines
+
+
+def remarks(kinds: Sequence[str] | None = None) -> list[str]:
+    """What each kind has to say of rows that it leaves out."""
+    modules = [
+        import_module(f"bench.estimate.{path.parent.name}.backtest")
+        for path in sorted(Path(__file__).parent.glob("*/backtest.py"))
+        if kinds is None or path.parent.name in kinds
+    ]
+    return [sentence for module in modules if hasattr(module, "remarks") for sentence in module.remarks()]
 
 
 def summarize(cases: Iterable[Case]) -> list[Line]:
@@ -194,8 +205,10 @@ def _percent(value: float | None) -> str:
 
 def _main(arguments: Sequence[str]) -> int:
     options = {one for one in arguments if one.startswith("--")}
-    lines = run(fast="--fast" in options, kinds=[one for one in arguments if not one.startswith("--")] or None)
+    kinds = [one for one in arguments if not one.startswith("--")] or None
+    lines = run(fast="--fast" in options, kinds=kinds)
     sys.stdout.write(markdown(lines))
+    sys.stdout.write("".join(f"\n{sentence}\n" for sentence in remarks(kinds)))
     if "--store" in options:
         store(lines)
     worse = worsened(lines)

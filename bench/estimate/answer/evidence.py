@@ -140,7 +140,7 @@ def _serving_power(made: "Calibration | None", job: ServingJob, step: Prediction
 # Terms of a training step by what the board does in them (training.py).
 _WAITING = frozenset(
     {
-        "tensor parallel", "context parallel", "expert exchange", "between stages", "sharded weights",
+        "tensor parallel", "context parallel", "expert exchange", "between stages", "sharded states",
         "gradient reduction", "pipeline bubble", "lateness",
     }
 )  # fmt: skip

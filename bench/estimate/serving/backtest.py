@@ -25,6 +25,7 @@ from bench.estimate.serving import step as serving
 from bench.estimate.serving.confidence import group_of, interval_of, sigma
 from bench.estimate.serving.figures import figures, measured
 from bench.estimate.serving.jobs import Case
+from bench.estimate.serving.possible import TOLERANCE, impossible
 
 _LEFT_OUT = 0.4
 _OWN_ROWS = 10
@@ -68,7 +69,16 @@ class Held:
 
 
 def known_rows(rows: Sequence[Row] | None = None) -> list[Known]:
-    """The trusted rows that are cases and measured something."""
+    """The trusted rows that are cases, measured something, and can have been."""
+    return [one for one in _measured_rows(rows) if impossible(one.case, one.figures) is None]
+
+
+def impossible_rows(rows: Sequence[Row] | None = None) -> list[Known]:
+    """The others: trusted, but faster than any machine."""
+    return [one for one in _measured_rows(rows) if impossible(one.case, one.figures) is not None]
+
+
+def _measured_rows(rows: Sequence[Row] | None) -> list[Known]:
     found = []
     for row in published.rows("inference") if rows is None else rows:
         case = inference_jobs.read(row)
@@ -228,6 +238,16 @@ def cases(fast: bool) -> Iterator[backtest.Case]:
                 factor90=bounds.factor90 if bounds else None,
                 baselines={name: math.log(value / one.measured) for name, value in one.baselines.items()},
             )
+
+
+def remarks() -> list[str]:
+    """What the table leaves out and why."""
+    out = impossible_rows()
+    sources = ", ".join(sorted({one.case.source for one in out}))
+    return [
+        f"serving: {len(out)} rows ({sources}) are neither fitted to nor asked: more than {TOLERANCE} times as fast as "
+        "their bytes and FLOPs at the datasheet's peaks allow"
+    ]
 
 
 def _covered(held: Sequence[Held]) -> list[tuple[bool | None, bool | None, float | None]]:

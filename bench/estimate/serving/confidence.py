@@ -66,9 +66,10 @@ def confidence(case: Case, evidence: Evidence, nearness: float) -> Confidence:
     kin = [group] if group else [one for one in known.values() if one.framework == case.stack.framework]
     basis = _CLASS_TEXT[evidence]
     if kin:
-        basis += (
-            f" ({sum(one.rows for one in kin)} rows of {', '.join(sorted({s for one in kin for s in one.sources}))})"
-        )
+        sources = sorted({source for one in kin for source in one.sources})
+        out = sum(store.content()["left_out"].get(one.key, 0) for one in kin)
+        beside = f"; {out} more left out: faster than bytes and FLOPs allow" if out else ""
+        basis += f" ({sum(one.rows for one in kin)} rows of {', '.join(sources)}{beside})"
     if test := store.content()["summary"].get(evidence):
         basis += (
             f"; such estimates of left-out rows were {test['median']:.0%} off in the median, {test['p90']:.0%} at p90"

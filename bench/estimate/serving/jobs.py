@@ -10,7 +10,7 @@ from bench.chip import Chip
 from bench.errors import UserError
 from bench.estimate.published import Row, number
 from bench.estimate.serving import footprint
-from bench.estimate.serving.step import Serving
+from bench.estimate.serving.step import MEMORY_SHARE, WEIGHT_BYTES, Serving, has_rate
 
 # What a row measured. "offline": all tokens, read and written, over the latency of one batch. "output": tokens written
 # a second, with as many sequences at once as fit. "online": the same at a given concurrency. "decode" and "prefill":
@@ -22,6 +22,9 @@ Kind = Literal["offline", "output", "online", "decode", "prefill", "ttft"]
 _CHAT, _REASONING, _CODE = 100.0, 250.0, 2500.0
 # What a source says of its machine elsewhere than in its rows: LLM-Inference-Bench ran on Polaris and ThetaGPU.
 _MEMORY_GB = {("argonne", "A100"): 40.0}
+# Its TensorRT-LLM and DeepSpeed scripts give every sequence of a batch one word over and over (4211f5d,
+# TensorRT-LLM/H100/run_precision_bench.py, Deepspeed-MII/A100/pipeline.py); those of vLLM draw tokens at random.
+_ALIKE = {("argonne", "tensorrt-llm"), ("argonne", "deepspeed")}
 _MOST = {
     "params_b": 1e5, "active_params_b": 1e5, "input_len": 1e8, "output_len": 1e8, "batch": 1e6, "concurrency": 1e6,
     "n_gpus": 1e5, "tp": 1e5, "pp": 1e3, "gpu_mem_gb": 1e4,
@@ -29,6 +32,9 @@ _MOST = {
 # Eager attention writes the products, reads and writes them to scale, to mask and for the softmax, and reads them. Of
 # llama.cpp's, without flash attention, the mask and softmax are one, and only the lower triangle is gone through.
 _SCORE_PASSES = {"hf": 8.0, "pytorch": 8.0, "llama.cpp": 4.0}
+# Models that were published in fewer than 16 bits, and llama.cpp's usual files from wide to narrow.
+_PUBLISHED_IN = ((r"gpt.?oss", "mxfp4"), (r"deepseek.(r1|v3)(?!.*distill)|kimi.k2", "fp8"))
+_GGUF = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 _LONG_ANSWER = 1500.0  # tokens: only reasoning writes so many
 
 
@@ -55,6 +61,7 @@ class Case:
     stack: Stack
     job: Serving
     source: str
+    note: str = ""  # what was taken for granted of it, for its basis
 
     @property
     def block(self) -> str:
@@ -72,6 +79,8 @@ def read(row: Row) -> Case | str:
     chip = _chip(device, number(row, "gpu_mem_gb") or _MEMORY_GB.get((source, device)))
     if chip is None:
         return f"no datasheet of the device '{device:.80}' is known: describe it in a .toml file"
+    if not has_rate(chip):
+        return f"no datasheet gives a rate of {chip.name}: describe it in a .toml file with flops_per_s"
     model = footprint.named(row.get("model", ""), number(row, "params_b"), number(row, "active_params_b"))
     if model is None:
         return f"the model '{row.get('model', '')}' is not in the catalog and the row has no params_b"
@@ -82,8 +91,13 @@ def read(row: Row) -> Case | str:
         return "the source contradicts itself here: throughput times latency leaves out the batch"
     framework = row.get("framework", "")
     family = family_of(framework)
-    weights = weights_of(row, chip)
     devices = max(1, round(number(row, "n_gpus") or 1))
+    weights, note = weights_of(row), ""
+    if weights is None:
+        weights, note = _likely_weights(row.get("model", ""), family, chip, model, devices)
+    if _share(model, weights, chip, devices) > 1:
+        narrow = "" if weights == "full" else f" in {weights}"
+        return f"the weights of {model.name}{narrow} do not fit into the memory of {devices} x {chip.name}"
     tp, pp = _layout(row, devices, family)
     prompt, output = _lengths(row, kind)
     if kind in ("prefill", "ttft") and prompt < 1:
@@ -95,6 +109,7 @@ def read(row: Row) -> Case | str:
     return Case(
         kind=kind,
         source=source,
+        note=note,
         stack=Stack(framework=family, variant=framework, weights=weights, chip=chip),
         job=Serving(
             footprint=model,
@@ -109,6 +124,7 @@ def read(row: Row) -> Case | str:
             cache_bytes=_cache_bytes(row, weights, family),
             score_passes=_SCORE_PASSES.get(family, 0.0),
             half_sums=family == "llama.cpp",
+            alike=(source, family) in _ALIKE,
             every_logit=kind == "prefill" and eager,
             continuous=family not in ("tensorrt-llm", "deepspeed", "hf") or kind != "offline",
         ),
@@ -144,9 +160,31 @@ def family_of(framework: str) -> str:
     return text
 
 
-def weights_of(row: Row, chip: Chip) -> str:
-    """The format of the weights, a key of WEIGHT_BYTES; "full" where the row says 16 bits or nothing."""
-    text = f"{row.get('quant', '')} {row.get('precision', '')}".lower()
+def weights_of(row: Row) -> str | None:
+    """The format of the weights that the row states, a key of WEIGHT_BYTES; None where it says nothing."""
+    text = f"{row.get('quant', '')} {row.get('precision', '')}".strip().lower()
+    return _format(text) if text else None
+
+
+def _likely_weights(name: str, family: str, chip: Chip, model: footprint.Footprint, devices: int) -> tuple[str, str]:
+    """What a row that is silent ran: what the name of its model says, else the widest that fits, and why."""
+    published = next((weights for pattern, weights in _PUBLISHED_IN if re.search(pattern, name.lower())), None)
+    weights = published or _format(name.lower())
+    if weights != "full":
+        return weights, f"weights taken as {weights}, as their name says"
+    eight, four = (wide if wide in chip.flops_per_s else other for wide, other in (("fp8", "int8"), ("fp4", "int4")))
+    for weights in ("full", *(_GGUF if family == "llama.cpp" else (eight, four))):
+        if _share(model, weights, chip, devices) <= MEMORY_SHARE:
+            break
+    return weights, "" if weights == "full" else f"weights taken as {weights}: nothing wider fits and none was stated"
+
+
+def _share(model: footprint.Footprint, weights: str, chip: Chip, devices: int) -> float:
+    """Of the memory that the weights take."""
+    return model.parameters * WEIGHT_BYTES[weights] / (devices * chip.memory_bytes)
+
+
+def _format(text: str) -> str:
     for pattern, name in (
         (r"q8_0", "Q8_0"), (r"q6_k", "Q6_K"), (r"q5_k", "Q5_K_M"), (r"q4_0", "Q4_0"), (r"q4", "Q4_K_M"),
         (r"q3_k", "Q3_K_M"), (r"q2_k", "Q2_K"), (r"mxfp4", "mxfp4"), (r"fp4|nf4", "fp4"),
@@ -177,7 +215,7 @@ def _layout(row: Row, devices: int, family: str) -> tuple[int, int]:
     """How many ways each layer is split, and into how many stages the layers are."""
     tp, pp = number(row, "tp"), number(row, "pp")
     note = row.get("precision", "").lower()
-    if "hyb" in note and devices >= 4:
+    if "hyb" in note and "ep = " not in note and devices >= 4:
         stages = 2
     elif pp is not None:
         stages = max(1, round(pp))

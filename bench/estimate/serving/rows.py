@@ -19,18 +19,14 @@ from bench.estimate.serving import step as serving
 from bench.estimate.serving.confidence import confidence
 from bench.estimate.serving.figures import measured
 from bench.estimate.serving.jobs import Case, Stack
+from bench.estimate.serving.possible import impossible
 
 
 def predict(rows: Sequence[Row], local: Sequence[Row]) -> list[Prediction]:
     """A prediction for each row, in order; `local` are rows with figures, of the same machines and stacks."""
     read = [inference_jobs.read(row) for row in rows]
     cases = [one for one in read if isinstance(one, Case)]
-    known = [
-        (case, figures)
-        for row in local
-        if isinstance(case := inference_jobs.read(row), Case) and (figures := measured(row, case))
-    ]
-    made = iter(_predictions(cases, known, store.fitted()))
+    made = iter(_predictions(cases, local, store.fitted()))
     return [refused(one) if isinstance(one, str) else next(made) for one in read]
 
 
@@ -42,12 +38,7 @@ def predict_job(job: ServingJob, local: Sequence[Row] = ()) -> Prediction:
     case = case_of(job)
     if not case.job.fits:
         return refused(f"the weights of {job.model.name} and the cache of one request do not fit into the memory")
-    known = [
-        (one, figures)
-        for row in local
-        if isinstance(one := inference_jobs.read(row), Case) and (figures := measured(row, one))
-    ]
-    (prediction,) = _predictions([case], known, store.fitted())
+    (prediction,) = _predictions([case], local, store.fitted())
     return prediction
 
 
@@ -66,7 +57,7 @@ def case_of(job: ServingJob) -> Case:
     if weights == "full" and job.precision in ("fp8", "fp4", "fp32"):
         weights = job.precision
     if weights not in serving.WEIGHT_BYTES:
-        weights = inference_jobs.weights_of({"quant": weights}, chip)
+        weights = inference_jobs.weights_of({"quant": weights}) or "full"
     layout = job.layout
     devices = job.cluster.num_devices
     tp = layout.tp if layout.tp * layout.pp * layout.dp == devices else max(1, devices // (layout.pp * layout.dp))
@@ -93,16 +84,21 @@ def case_of(job: ServingJob) -> Case:
     )
 
 
-def _predictions(
-    cases: Sequence[Case], local: Sequence[tuple[Case, Mapping[str, float]]], fitted: fits.Fitted
-) -> list[Prediction]:
+def _predictions(cases: Sequence[Case], local: Sequence[Row], fitted: fits.Fitted) -> list[Prediction]:
     if not cases:
         return []
-    estimates = fits.estimate(fitted, cases, [case for case, _ in local], [figures for _, figures in local])
+    read = [(case, measured(row, case)) for row in local if isinstance(case := inference_jobs.read(row), Case)]
+    doubts = [impossible(case, figures) for case, figures in read]
+    known = [one for one, doubt in zip(read, doubts, strict=True) if doubt is None and one[1]]
+    estimates = fits.estimate(fitted, cases, [case for case, _ in known], [figures for _, figures in known])
     prefill = serving.prefill_s(estimates.table.ideal, estimates.rates)
     step = serving.step_s(estimates.table.ideal, estimates.rates)
     watts = power.of_serving(cases, estimates, fitted.carried.get("power"), fitted.scales)
-    return [_prediction(index, case, estimates, prefill, step, watts[index]) for index, case in enumerate(cases)]
+    made = [_prediction(index, case, estimates, prefill, step, watts[index]) for index, case in enumerate(cases)]
+    if refusals := [doubt for doubt in doubts if doubt]:
+        note = f"; {len(refusals)} of your rows left out, the first for being {refusals[0]}"
+        made = [replace(one, basis=one.basis + note) for one in made]
+    return made
 
 
 def _prediction(
@@ -143,6 +139,6 @@ def _prediction(
         main=main,
         interval=sure.interval,
         evidence=estimates.evidence[index],
-        basis=sure.basis,
+        basis=f"{sure.basis}; {case.note}" if case.note else sure.basis,
         terms=tuple(Term(name=name, seconds=float(seconds[index])) for name, seconds in shown.items()),
     )

@@ -18,9 +18,11 @@ Fields may be numbers or numpy arrays of many jobs, so fitting and predicting ru
 
 import math
 import re
+import statistics
 from dataclasses import dataclass, fields
 from typing import Any
 
+from bench import chip as chips
 from bench.chip import Chip
 from bench.estimate.serving.footprint import Footprint
 
@@ -40,8 +42,7 @@ _PRODUCT = {
 # all of Ampere's and Ada's professional cards.
 _TENSOR_CORES = {"fp8": 8.0, "fp4": 16.0}
 _HALVED = ("Ampere", "Ada", "Blackwell")  # whose GeForce cards sum in FP32 at half of the rate
-_FLOOR_FLOPS_PER_S = 1e11
-_MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
+MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
 _HEAD_DIM = 128.0  # of nearly all models; the number of heads is what the scores need
 _PIPELINE_GAIN = 0.75  # of what the bubble leaves; stages are unequal and hand over (llama.cpp, 2 and 4 GPUs)
 _CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.cpp's n_ubatch
@@ -147,6 +148,7 @@ class Serving:
     score_passes: float = 0.0  # how often unfused attention writes or reads all pairs' scores; 0: it keeps them on chip
     half_sums: bool = False  # products are summed in 16 bits or as integers, which cards for games do at full rate
     every_logit: bool = False  # one forward pass that gives the logits of all tokens, not of the last
+    alike: bool = False  # all sequences are the same text, whose tokens choose the same experts
     continuous: bool = True  # a sequence that ends makes room for the next; else a batch ends as one
     most_sequences: int = 2048
 
@@ -158,7 +160,7 @@ class Serving:
     @property
     def room(self) -> float:
         """Sequences whose caches fit beside the weights at their mean length; at least half a one."""
-        free = self.devices * self.chip.memory_bytes * _MEMORY_SHARE - self.weight_bytes
+        free = self.devices * self.chip.memory_bytes * MEMORY_SHARE - self.weight_bytes
         length = self.prompt + self.output * (0.5 if self.continuous else 1.0)
         return max(0.5, free / max(1.0, self.cache_bytes * self.footprint.cached(length)))
 
@@ -175,14 +177,31 @@ def peak_flops_per_s(chip: Chip, weights: str, half_sums: bool = False) -> float
     for dtype in _PRODUCT.get(weights, ("bf16", "fp16", "fp32")):
         if (rate := chip.flops_per_s.get(dtype)) is not None:
             return rate
-    known = max([_FLOOR_FLOPS_PER_S, *(rate for key, rate in chip.flops_per_s.items() if key != "fp64")])
+    if not chip.flops_per_s:
+        return _rate_by_relatives(chip)
+    known = max(rate for key, rate in chip.flops_per_s.items() if key != "fp64")
     return known * (_TENSOR_CORES.get(weights, 4.0) if chip.vendor == "NVIDIA" and weights != "fp32" else 1.0)
+
+
+def has_rate(chip: Chip) -> bool:
+    """Whether a sheet gives a rate of arithmetic, or its relatives say what one of its processors does."""
+    return bool(chip.flops_per_s) or _rate_by_relatives(chip) > 0
+
+
+def _rate_by_relatives(chip: Chip) -> float:
+    """The FP32 rate where no sheet gives any, by processors of which the maker's others tell the rate; 0 if unknown."""
+    rates = [
+        one.flops_per_s["fp32"] / one.num_sms
+        for one in map(chips.find, chips.names())
+        if one.vendor == chip.vendor and one.num_sms and "fp32" in one.flops_per_s
+    ]
+    return statistics.median(rates) * chip.num_sms if rates and chip.num_sms else 0.0
 
 
 def sm_clocks_per_s(chip: Chip) -> float | None:
     """Clocks a second of all SMs (compute units, cores) together, from the FP32 rate; None where no sheet gives it."""
-    rate = chip.flops_per_s.get("fp32")
-    if rate is None:
+    rate = chip.flops_per_s.get("fp32") if chip.flops_per_s else _rate_by_relatives(chip)
+    if not rate:
         return None
     lanes = 64.0 if re.search(r"G[AVP]100$|TU\d+$", chip.architecture) else 128.0
     return rate / (2.0 * lanes)
@@ -210,7 +229,7 @@ def ideal(job: Serving) -> Ideal:
     element = 4.0 if job.weights == "fp32" else 2.0
     size = WEIGHT_BYTES[job.weights]
     exchanged = 2.0 * (job.tp - 1) / job.tp * 2 * model.layers * model.hidden * element
-    read = model.parameters_read(batch / stages)
+    read = model.parameters_read(1.0 if job.alike else batch / stages)
     asked = sm_clocks_per_s(chip)
     link = chip.link_bytes_per_s or _NETWORK_LINK
     scores = job.score_passes * job.prompt**2 * wanted * model.query_values / _HEAD_DIM * element

@@ -71,6 +71,7 @@ PRIORS: dict[str, Prior] = {
     "latency_s": Prior(median=1.2e-5, deviation=0.4),
     "gather": Prior(median=0.8, deviation=0.6, share=True),
     "reduce": Prior(median=0.7, deviation=0.6, share=True),
+    "contention": Prior(median=0.19, deviation=0.4, share=True),
     "host": Prior(median=2.2, deviation=0.4),
     "step_s": Prior(median=4e-3, deviation=0.7),
     "lateness": Prior(median=0.015, deviation=0.6),

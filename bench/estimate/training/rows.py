@@ -29,7 +29,7 @@ STORED = Path(__file__).parent.parent / "coefficients" / "training.json"
 # What a share of the step in each term adds to the estimate's sigma: these are the least known.
 _SHAKY = {
     "launch": 0.20, "latency": 0.30, "tensor parallel": 0.25, "expert exchange": 0.30, "context parallel": 0.30,
-    "sharded weights": 0.30, "gradient reduction": 0.30, "between stages": 0.30, "pipeline bubble": 0.10,
+    "sharded states": 0.30, "gradient reduction": 0.30, "between stages": 0.30, "pipeline bubble": 0.10,
     "fixed": 0.30, "optimizer": 0.20,
 }  # fmt: skip
 

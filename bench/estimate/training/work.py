@@ -55,7 +55,7 @@ class Work:
     expert_network_bytes: float
     context_link_bytes: float
     context_network_bytes: float
-    gather_link_bytes: float  # sharded weights, collected for each microbatch
+    gather_link_bytes: float  # sharded weights and gradients, collected and summed for each microbatch
     gather_network_bytes: float
     stage_link_bytes: float  # to the next stage of the pipeline and back
     stage_network_bytes: float
@@ -196,7 +196,9 @@ def _streams(job: TrainingJob, tokens: float, share: _Share, width: int) -> dict
     split = layout.tp if job.layout.sequence_parallel else 1
     dense = (model.num_blocks - model.num_expert_layers) / model.num_blocks
     ffn = dense * model.intermediate_size + (1 - dense) * (model.shared_expert_intermediate_size or 0)
-    again = 1.4 if job.recompute == "full" else 1.0
+    # Forward is two fifths of it, and just what selective recomputation does not keep: norms, activations, positions.
+    # memory.py counts the same, as MaxText's and torch's policies that keep the outputs of products do.
+    again = 1.0 if job.recompute == "none" else 1.4
     residual = 20 * model.hidden_size / split
     inside = (
         4 * (model.query_size + model.key_value_size) + (8 if model.num_mlp_matrices == 3 else 5) * ffn
@@ -217,7 +219,8 @@ def _kernels(job: TrainingJob, share: _Share) -> float:
     """Kernels of a microbatch: about 25 a layer forward and 45 backward where nothing is fused; more with experts."""
     forward = 25.0 if not job.model.num_expert_layers else 60.0
     forward += 8.0 * (job.layout.tp > 1) + 10.0 * (job.stack.attention == "unfused")
-    return share.layers * forward * (2.8 + (job.recompute == "full")) + 30.0
+    again = {"none": 0.0, "selective": 0.6, "full": 1.0}[job.recompute]  # of a layer's forward kernels 0.4 are products
+    return share.layers * forward * (2.8 + again) + 30.0
 
 
 def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> dict[str, float]:
@@ -236,6 +239,9 @@ def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> 
         # Gathered forward and backward, gradients scattered; a frozen weight has no gradient.
         times = 3 if job.method in ("pretrain", "full") else 2
         gather = _all_gather(job, times * held * width, layout.dp * layout.cp, layout.tp)
+    elif job.layout.sharding == "zero2":  # who keeps a share of the gradients alone reduces them each time
+        summed = _local_parameters(job) * _trained_share(job) * _gradient_bytes(job)
+        gather = _all_gather(job, summed, layout.dp * layout.cp, layout.tp)
     stage = Wire()
     if layout.pp > 1:
         boundary = 2 * hidden / layout.tp * layout.virtual_stages
@@ -260,9 +266,9 @@ def _once_a_step(job: TrainingJob, width: int) -> dict[str, float]:
     replicas = layout.dp * layout.cp
     reduce = Wire()
     if replicas > 1 and layout.sharding != "zero3":
-        gradient = 2 if layout.sharding == "none" else 1
+        gradient = {"none": 2, "zero1": 1, "zero2": 0}[layout.sharding]
         reduce = _all_gather(
-            job, local * (gradient * _gradient_bytes(job) + (2 - gradient) * width), replicas, layout.tp
+            job, local * (gradient * _gradient_bytes(job) + (gradient < 2) * width), replicas, layout.tp
         )
     shards = replicas if layout.sharding != "none" else 1
     return {
