@@ -87,3 +87,10 @@ def test_a_kind_says_what_it_leaves_out_and_one_that_leaves_nothing_out_says_not
     (told,) = backtest.remarks(["serving"])
     assert "neither fitted to nor asked" in told
     assert backtest.remarks(["training"]) == []
+
+
+def test_a_slip_of_the_pen_starts_no_back_test_of_minutes(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["nonsense"], ["--nonsense"]):
+        with pytest.raises(SystemExit):
+            backtest._main(words)
+    assert "operation, serving, training" in capsys.readouterr().out

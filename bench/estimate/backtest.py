@@ -6,6 +6,7 @@ per source first and then as the median over sources, for a source with a thousa
 The error is max(predicted/measured, measured/predicted) - 1.
 """
 
+import argparse
 import json
 import math
 import statistics
@@ -204,12 +205,19 @@ def _percent(value: float | None) -> str:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    options = {one for one in arguments if one.startswith("--")}
-    kinds = [one for one in arguments if not one.startswith("--")] or None
-    lines = run(fast="--fast" in options, kinds=kinds)
+    parser = argparse.ArgumentParser(prog="scripts/backtest", description=(__doc__ or "").partition("\n")[0])
+    names = sorted(path.parent.name for path in Path(__file__).parent.glob("*/backtest.py"))
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(names)}; all, if none is named")
+    parser.add_argument("--fast", action="store_true", help="the groups alone that the check asks for")
+    parser.add_argument("--store", action="store_true", help="keep the figures that the check holds later ones to")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.kinds) - set(names):
+        parser.error(f"there is no kind '{min(unknown)}', but {', '.join(names)}")
+    kinds = options.kinds or None
+    lines = run(fast=options.fast, kinds=kinds)
     sys.stdout.write(markdown(lines))
     sys.stdout.write("".join(f"\n{sentence}\n" for sentence in remarks(kinds)))
-    if "--store" in options:
+    if options.store:
         store(lines)
     worse = worsened(lines)
     sys.stderr.write("".join(f"{sentence}\n" for sentence in worse))
