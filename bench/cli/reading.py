@@ -137,6 +137,7 @@ def table(
     from bench import commands
     from bench.analyze import show, show_groups
     from bench.errors import UserError
+    from bench.text import plain
 
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
     if sum(map(bool, (by or price_per_hour, standing, parquet, errors))) > 1:
@@ -166,6 +167,8 @@ def table(
         print(show.csv_text(document), end="")
     else:
         left = []
+        if where and not document:
+            left.append(f"no result is left by --where {plain(where)}")
         if source.errors and not errors:
             files = "1 file was" if len(source.errors) == 1 else f"{len(source.errors)} files were"
             left.append(f"{files} left out: --errors says why")
