@@ -49,7 +49,7 @@ def serving(document: Document) -> list[str]:
         )  # fmt: skip
     asked = (
         f"{plain(document['model'])}, {units.count(document['num_parameters'])} parameters, weights "
-        f"{plain(document['weights'])}: {document['batch']} request{'s' * (document['batch'] != 1)} of "
+        f"{plain(document['weights'])}: {units.several(document['batch'], 'request')} of "
         f"{document['prompt']} + {document['output']} tokens on {document['num_devices']} x {plain(document['device'])}"
     )
     return [asked, "", *lines, "", *_basis(document)]

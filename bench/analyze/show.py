@@ -56,7 +56,9 @@ def headline(session: Session, style: str = "simple") -> list[str]:
         f"{name} {session.software[name]}" for name in ("torch", "cuda", "hip", "python") if name in session.software
     ]
     lines.append(f"accelmark {session.harness.version}, method {session.harness.method}, {', '.join(versions)}")
-    lines.append(f"run {session.id}, {session.started}, suite {session.suite}, {session.rounds} rounds")
+    lines.append(
+        f"run {session.id}, {session.started}, suite {session.suite}, {units.several(session.rounds, 'round')}"
+    )
     lines += [f"note: {finding.message}" for finding in session.preflight]
     return styled([plain(line, 300) for line in lines], style)
 
@@ -112,7 +114,8 @@ def plan(document: dict[str, Any]) -> list[str]:
     width = max((len(plain(one["case"])) for one in [*document["cases"], *document["skipped"]]), default=0)
     return [
         f"suite {document['suite']} on {plain(', '.join(document['devices']), 500)}",
-        f"{len(document['cases'])} cases in {document['rounds']} rounds, each round in a fresh process: "
+        f"{units.several(len(document['cases']), 'case')} in {units.several(document['rounds'], 'round')}, "
+        "each round in a fresh process: "
         f"about {units.clock(document['estimate_s'])}",
         *(
             f"  {plain(one['case']):<{width}} {units.clock(document['rounds'] * one['estimate_s']):>7}"
