@@ -176,7 +176,7 @@ def resolve(name: str, memory_gb: float | None = None) -> Chip:
         meant = " or ".join(sorted({known[other].name for other in near})) if key else ""
         raise UserError(
             f"no chip is called '{name:.80}'{f' (did you mean {meant}?)' * bool(meant)}: "
-            "`accelmark list chips` shows all, and --json their other names"
+            "`accelmark list chips` shows all, --json their other names, and a .toml file like those describes another"
         )
     return found
 

@@ -3,6 +3,7 @@
 Everything is imported where it is used: reading results needs no torch, and help needs nothing.
 """
 
+import contextlib
 import math
 import os
 import tempfile
@@ -120,7 +121,11 @@ def run(
     out: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Document:
-    """Measures and gives the rows, the file's path and whether anything failed. `options` are those of `Request`."""
+    """Measures and gives the rows, the file's path and whether anything failed.
+
+    `options`: settings={"m": ["4096"]}, parameters with their values as written behind `--set`; model, rounds,
+    budget_s, timeout_s.
+    """
     from bench.measure.plan import Request
     from bench.measure.progress import Silent
 
@@ -456,9 +461,13 @@ def report(
     made = reports.report(paths or [results_folder()])
     pictures = reports.write_pictures(made.figures, Path(figures), png=png) if figures is not None else []
     html = made.html().encode()
+    beside = page.with_name(f".{page.name}.{os.getpid()}")  # a full disk leaves the page as it was, not half a page
     try:
-        page.write_bytes(html)
+        beside.write_bytes(html)
+        beside.replace(page)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise UserError(f"{page}: {error.strerror}") from None
     return {
         "page": str(page),

@@ -2,10 +2,22 @@
 
 import os
 import re
+import shlex
+import sys
 
 
 class UserError(Exception):
     """The user can put this right: one sentence with what was asked, what exists and what to try. Exit status 2."""
+
+
+def not_installed(name: str, *packages: str) -> UserError:
+    """What is missing, and the command that gives it to the python that runs, be its environment active or not.
+
+    The packages and not our extras: from a clone a name of ours would be looked for in a registry, where it is a
+    stranger's.
+    """
+    words = [sys.executable or "python3", "-m", "pip", "install", *(packages or (name,))]
+    return UserError(f"{name} is not installed: {shlex.join(words)}")
 
 
 class Unsupported(Exception):

@@ -44,6 +44,11 @@ def count(value: float) -> str:
     return significant(value)
 
 
+def several(number: int, noun: str) -> str:
+    """A number of things: 1 session, 2 sessions, 1,909 rows."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def seconds(value: float) -> str:
     """A duration: 812 ns, 12.3 µs, 4.56 ms, 1.23 s."""
     for factor, unit in _SMALL:

@@ -1,5 +1,6 @@
 """The command line: exit statuses, one-line errors, one JSON document, and help that is there at once."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 
 import bench
-from bench import record
+from bench import record, workload
 from bench.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +138,10 @@ def test_lists_are_the_same_in_python(accelmark: Command, what: str) -> None:
 
 
 def test_list_names_what_there_is(accelmark: Command) -> None:
-    assert "matmul" in accelmark("list").out
+    workloads = accelmark("list").out
+    assert all(name in workloads for name in workload.names())
+    assert "num_kv_heads" in workloads
+    assert max(map(len, workloads.splitlines())) <= 120
     assert "llama-3.1-8b" in accelmark("list", "models").out
     assert "h100-sxm" in accelmark("list", "chips").out
     assert json.loads(accelmark("list", "schema").out) == record.json_schema()
@@ -253,9 +257,32 @@ def test_what_is_no_command_is_one_line_and_status_2(accelmark: Command, argumen
     assert said.status == 2
     assert said.out == ""
     assert "Traceback" not in said.err
-    if arguments:  # without any there is the help
+    if arguments:
         assert said.err.startswith("accelmark: ")
         assert said.err.count("\n") == 1
+    else:
+        assert said.err == accelmark("--help").out
+
+
+def test_a_number_that_is_none_is_called_so(accelmark: Command) -> None:
+    assert "'30d' is not a number" in refused(accelmark("plan", "--device", "rtx-3090", "--days", "30d"))
+    assert "'many' is not a whole number." in refused(accelmark("run", "--rounds", "many"))
+
+
+def test_a_terminal_without_our_signs_gets_escapes(
+    golden: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    said = started("show", str(golden), results=results)
+    assert (said.status, said.err) == (0, "")
+    assert r"\xb195 %" in said.out
+
+
+def test_where_nothing_is_left_the_table_says_so(accelmark: Command, planted: Path) -> None:
+    assert accelmark("table", str(planted), "--where", "workload=matmull").out.endswith(
+        "no result is left by --where workload=matmull\n"
+    )
+    assert json.loads(accelmark("table", str(planted), "--where", "workload=matmull", "--json").out) == []
 
 
 @pytest.mark.parametrize(
@@ -407,6 +434,29 @@ def test_devices_are_described(results: Path) -> None:
     said = started("devices", "--json", results=results)
     assert (said.status, said.err) == (0, "")
     assert set(json.loads(said.out)) == {"devices", "absent", "host", "software", "findings"}
+
+
+def test_the_table_of_an_interrupted_run_begins_on_a_line_of_its_own(results: Path) -> None:
+    pytest.importorskip("torch")
+    pty = pytest.importorskip("pty")
+    path = results / "terminal.jsonl"
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", "run", "matmul", "--suite", "quick", "--device", "virtual", "--set",
+         "m=8192,12288,16384", "--set", "dtype=bfloat16", "--rounds", "50", "--out", str(path)],
+        stdout=theirs, stderr=theirs, cwd=ROOT,
+    )  # fmt: skip
+    os.close(theirs)
+    told = b""
+    while not (path.exists() and path.read_bytes().count(b"\n") >= 2):
+        told += os.read(ours, 4096)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # how a terminal ends whose other side is closed
+        while more := os.read(ours, 4096):
+            told += more
+    os.close(ours)
+    assert process.wait(timeout=60) == 130
+    assert b"\ncase  " in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,6 +1,7 @@
 """From a step to a run: sizes, scaling law, layouts, assumptions, answers and plans, on machines of planted truth."""
 
 import math
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ import pytest
 import bench
 from bench import chip as chips
 from bench import model as models
+from bench.analyze import answers
 from bench.errors import UserError
 from bench.estimate import memory
 from bench.estimate.answer import assumptions, layouts, plan, scaling, sizes
@@ -227,7 +229,21 @@ def test_what_does_not_fit_gives_no_layout_and_says_what_is_missing():
     job = _job("405b", devices=2)
     assert layouts.fastest(job, Fixed(), MEANS) == (None, 0)
     lean, need = layouts.smallest(job, Fixed(), MEANS.bytes_of)
-    assert "times the devices" in answer.advice(lean, need)
+    assert "take about 83 devices instead of 2, " in answer.advice(lean, need)
+
+
+def test_a_stack_that_nobody_knows_is_said_to_be_none():
+    asked = {"model": "7b", "device": "a100-sxm-80", "count": 8}
+    trained = [bench.estimate_training(tokens="1B", stack=name, **asked) for name in ("megatrn", "megatron", "")]
+    served = [bench.estimate_serving(stack=name, **asked) for name in ("vlm", "vllm 0.6", "")]
+    for found in (trained, served):
+        assert ["is not known here" in one["assumed"][0] for one in found] == [True, False, False]
+
+
+def test_one_request_is_not_several_and_units_stand_once():
+    text = "\n".join(answers.serving(bench.estimate_serving(model="7b", device="h100-sxm")))
+    assert ": 1 request of 512 + 256 tokens" in text
+    assert re.search(r"energy per tok [0-9.]+ m?J +[0-9.]+ ", text)
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_png_says_what_to_install_where_it_cannot(
     golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cairosvg", None)
-    with pytest.raises(UserError, match=r"pip install 'accelmark\[plots\]'"):
+    with pytest.raises(UserError, match=r"^CairoSVG is not installed: \S+ -m pip install CairoSVG$"):
         report.write_pictures(report.report([golden]).figures, tmp_path / "none", png=True)
     assert not (tmp_path / "none").exists()
     with pytest.raises(UserError, match="--figures"):
@@ -213,6 +213,24 @@ def test_png_says_what_to_install_where_it_cannot(
 def test_only_a_page_is_written_over(planted: Path) -> None:
     with pytest.raises(UserError, match="HTML"):
         bench.report([planted], out=planted)
+
+
+def test_a_full_disk_leaves_the_page_that_was_there(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("of yesterday")
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as out:
+            out.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left"):
+        bench.report([golden], out=page)
+    assert page.read_text() == "of yesterday"
+    assert [path.name for path in tmp_path.glob("*report.html*")] == ["report.html"]
 
 
 def test_the_command_says_where_the_page_is(golden: Path, tmp_path: Path) -> None:

@@ -116,6 +116,13 @@ def test_a_triton_that_cannot_compile_its_own_part_has_a_reason(
     assert graph.passed is None and "no graph capture" in graph.reason
 
 
+def test_timers_that_differ_come_with_what_to_do() -> None:
+    one = {"name": "x", "mode": "eager", "median_s": 1.0, "ratio": 1.1, "lowest": 0.97, "highest": 1.03, "reason": ""}
+    differs = show.timers([{**one, "passed": False, "broken": False}])
+    assert differs.endswith("stop other programs and repeat")
+    assert "repeat" not in show.timers([{**one, "passed": True, "broken": False}])
+
+
 def test_a_profiler_that_sees_no_kernel_is_no_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Cpu(vendor="cpu", index=0, name="A Board", backend="cpu")
     monkeypatch.setattr(peers, "LARGE", 64)

@@ -162,3 +162,14 @@ def test_two_styles_at_once_are_refused() -> None:
     assert show.one_style(json=False, csv=False) is None
     with pytest.raises(UserError, match="--json and --csv exclude each other"):
         show.one_style(json=True, csv=True)
+
+
+def test_a_plan_keeps_its_times_under_each_other() -> None:
+    cases = [{"case": "matmul m=1", "estimate_s": 1.0, "device": "cpu:0"}, {"case": "x" * 97, "estimate_s": 70.0}]
+    document = {
+        "suite": "quick", "devices": ["cpu:0"], "rounds": 1, "estimate_s": 71.0, "cases": cases, "findings": [],
+        "skipped": [{"case": "train_step", "reason": "needs about 128 GiB"}],
+    }  # fmt: skip
+    _, _, short, long, _ = show.plan(document)
+    assert len(short) == len(long)
+    assert show.plan({**document, "cases": [], "skipped": []})[0] == "suite quick on cpu:0"

@@ -172,7 +172,7 @@ def test_a_frame_holds_the_rows(planted: Path) -> None:
 
 def test_without_pandas_the_way_to_get_it_is_said(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UserError, match="pip install 'accelmark\\[table\\]'"):
+    with pytest.raises(UserError, match=r"^pandas is not installed: \S+ -m pip install pandas pyarrow$"):
         table.frame([planted])
 
 

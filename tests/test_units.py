@@ -102,3 +102,8 @@ def test_what_is_no_count_is_refused_with_an_example(text: str) -> None:
 def test_a_large_count_is_exact() -> None:
     assert units.parse_count("9007199254740993") == 9007199254740993
     assert math.log10(units.parse_count("15T")) == pytest.approx(13.176, abs=1e-3)
+
+
+def test_one_is_not_several() -> None:
+    said = [units.several(number, "row") for number in (0, 1, 2, 1909)]
+    assert said == ["0 rows", "1 row", "2 rows", "1,909 rows"]

@@ -195,3 +195,18 @@ def test_a_record_says_when_its_samples_began(tmp_path: Path) -> None:
     assert before_s < began_s and began_s + one.timing.window_s <= ended_s + 0.05
     assert one.timing.begins_s >= 0.9 * (one.timing.settle_s + one.timing.cold_start_s)
     assert math.isfinite(began_s)
+
+
+@pytest.mark.parametrize(("head", "watts"), [("power_mW", 0.25), ("Power (W)", 250.0), ("power [kW]", 250_000.0)])
+def test_the_unit_of_a_log_is_in_its_head(head: str, watts: float, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(f"time,{head}\n" + "".join(f"{1_767_261_600 + n},250\n" for n in range(9)))
+    assert wall.read(path).watts == pytest.approx([watts] * 9)
+
+
+@pytest.mark.parametrize("head", ["Power (VA)", "power_kWh", "power_MW"])
+def test_what_is_no_power_in_watts_is_refused(head: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(f"time,{head}\n" + "".join(f"{1_767_261_600 + n},250\n" for n in range(9)))
+    with pytest.raises(UserError, match="is not in mW, W or kW"):
+        wall.read(path)

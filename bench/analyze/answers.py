@@ -39,8 +39,8 @@ def serving(document: Document) -> list[str]:
         _line("next token", _spread(document["tpot_s"], units.seconds)),
         _line("throughput", _spread(document["tokens_per_s"], lambda value: f"{units.significant(value)} tok/s")
               + f" for {document['batch']} at a time"),
-        _line("energy", _amount(document, "joules_per_token", lambda value: f"{units.joules(value)} a token")),
-        _line("rent", _amount(document, "money_per_million_tokens", lambda value: f"{_money(value)} a million tokens")),
+        _line("energy per tok", _amount(document, "joules_per_token", units.joules)),
+        _line("rent per M tok", _amount(document, "money_per_million_tokens", _money)),
     ]  # fmt: skip
     if users := document.get("users"):
         lines.append(
@@ -49,8 +49,8 @@ def serving(document: Document) -> list[str]:
         )  # fmt: skip
     asked = (
         f"{plain(document['model'])}, {units.count(document['num_parameters'])} parameters, weights "
-        f"{plain(document['weights'])}: {document['batch']} requests of {document['prompt']} + {document['output']} "
-        f"tokens on {document['num_devices']} x {plain(document['device'])}"
+        f"{plain(document['weights'])}: {units.several(document['batch'], 'request')} of "
+        f"{document['prompt']} + {document['output']} tokens on {document['num_devices']} x {plain(document['device'])}"
     )
     return [asked, "", *lines, "", *_basis(document)]
 

@@ -16,7 +16,7 @@ def lines(document: Document) -> list[str]:
     cache = f", {units.gibibytes(machine['cache_bytes'])} of cache" if machine["cache_bytes"] else ""
     said = [
         f"{plain(machine['name'])}, {machine['threads']} threads{cache}, torch {plain(machine['torch'])}: "
-        f"{document['num_rows']} cases of {len(document['sessions'])} session(s)",
+        f"{units.several(document['num_rows'], 'case')} of {units.several(len(document['sessions']), 'session')}",
     ]
     if document["left_out"]:
         reasons = ", ".join(f"{count} {plain(reason)}" for reason, count in document["left_out"].items())

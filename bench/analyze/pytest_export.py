@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import stats
 from bench.analyze.summary import Summary, summarize
-from bench.errors import UserError
+from bench.errors import not_installed
 from bench.record import DeviceFacts, Host, ResultFile
 
 
@@ -19,7 +19,7 @@ def document(file: ResultFile) -> dict[str, Any]:
         import pytest_benchmark
         from pytest_benchmark.stats import Stats
     except ImportError:
-        raise UserError("pytest-benchmark is not installed: pip install pytest-benchmark") from None
+        raise not_installed("pytest-benchmark") from None
     session = file.session
     several = len(session.devices) > 1
     return {

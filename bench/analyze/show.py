@@ -56,7 +56,9 @@ def headline(session: Session, style: str = "simple") -> list[str]:
         f"{name} {session.software[name]}" for name in ("torch", "cuda", "hip", "python") if name in session.software
     ]
     lines.append(f"accelmark {session.harness.version}, method {session.harness.method}, {', '.join(versions)}")
-    lines.append(f"run {session.id}, {session.started}, suite {session.suite}, {session.rounds} rounds")
+    lines.append(
+        f"run {session.id}, {session.started}, suite {session.suite}, {units.several(session.rounds, 'round')}"
+    )
     lines += [f"note: {finding.message}" for finding in session.preflight]
     return styled([plain(line, 300) for line in lines], style)
 
@@ -96,6 +98,11 @@ def devices(document: dict[str, Any]) -> list[str]:
 def listing(rows: list[dict[str, Any]]) -> str:
     """Workloads, suites, models or chips."""
     # Where a figure comes from and other names are for --json and for the file: they would push figures off the screen.
+    if rows and "scale" in rows[0]:  # two texts, of which one line of a terminal has room for one
+        lines = [line for row in rows for line in ([row["name"], row["summary"]], ["", f"set: {row['parameters']}"])]
+        return tabulate(
+            ["workload", "a step, and what --set takes"], [[plain(cell, 98) for cell in line] for line in lines]
+        )
     header = [name for name in rows[0] if name not in ("source", "aliases")] if rows else ["nothing"]
     body = [[_listed(name, row[name]) for name in header] for row in rows]
     return tabulate([name.replace("_", " ") for name in header], body)
@@ -104,16 +111,18 @@ def listing(rows: list[dict[str, Any]]) -> str:
 def plan(document: dict[str, Any]) -> list[str]:
     """What will be measured, and how long it will take."""
     several = len(document["devices"]) > 1
+    width = max((len(plain(one["case"])) for one in [*document["cases"], *document["skipped"]]), default=0)
     return [
         f"suite {document['suite']} on {plain(', '.join(document['devices']), 500)}",
-        f"{len(document['cases'])} cases in {document['rounds']} rounds, each round in a fresh process: "
+        f"{units.several(len(document['cases']), 'case')} in {units.several(document['rounds'], 'round')}, "
+        "each round in a fresh process: "
         f"about {units.clock(document['estimate_s'])}",
         *(
-            f"  {plain(one['case']):<90} {units.clock(document['rounds'] * one['estimate_s']):>7}"
+            f"  {plain(one['case']):<{width}} {units.clock(document['rounds'] * one['estimate_s']):>7}"
             + (f"  on {one['device']}" if several else "")
             for one in document["cases"]
         ),
-        *(f"  {plain(one['case']):<90} {plain(one['reason'])}" for one in document["skipped"]),
+        *(f"  {plain(one['case']):<{width}}  {plain(one['reason'])}" for one in document["skipped"]),
         *(f"note: {plain(finding['message'], 300)}" for finding in document["findings"]),
     ]
 
@@ -291,7 +300,10 @@ def timers(readings: Sequence[dict[str, Any]]) -> str:
         ]
         for one in readings
     ]  # fmt: skip
-    return tabulate(["timer", "calls", "median", "to ours", "agrees from", "verdict", ""], body)
+    drawn = tabulate(*without_empty(["timer", "calls", "median", "to ours", "agrees from", "verdict", ""], body))
+    if not any(one["passed"] is False and not one["broken"] for one in readings):
+        return drawn
+    return f"{drawn}\n\non a busy machine timers differ by what others took meanwhile: stop other programs and repeat"
 
 
 def _agrees(reading: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from bench.analyze.folder import scan
 from bench.analyze.row import Row, row
 from bench.analyze.shared import history
 from bench.analyze.summary import ceilings, extrapolated, summarize
-from bench.errors import UserError
+from bench.errors import UserError, not_installed
 from bench.record import BadFile, Key, ResultFile
 
 Paths = Iterable[str | os.PathLike[str]]
@@ -118,7 +118,7 @@ class Files:
         try:
             import pandas
         except ImportError:
-            raise UserError("pandas is not installed: pip install 'accelmark[table]'") from None
+            raise not_installed("pandas", "pandas", "pyarrow") from None
         return pandas.DataFrame(self.rows(wanted))
 
 

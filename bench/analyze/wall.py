@@ -8,6 +8,7 @@ its power is high then and low between, and where no shift fits, or two do, noth
 import csv
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,7 +89,7 @@ def beside(file: ResultFile, path: Path) -> Wall:
 
 
 def read(path: Path) -> Log:
-    """A table with a head: a column of time (ISO 8601, or seconds since 1970), and one of power in W or kW."""
+    """A table with a head: a column of time (ISO 8601, or seconds since 1970), and one of power in mW, W or kW."""
     text = record.read_bytes(path).decode("utf-8-sig", errors="replace")
     head, _, _ = text.partition("\n")
     delimiter = max(",;\t", key=head.count)
@@ -100,7 +101,7 @@ def read(path: Path) -> Log:
         raise UserError(f"{path.name}: a head and values are wanted, such as: time,power_w")
     time_at = _column(path, lines[0], ("time", "date"))
     power_at = _column(path, lines[0], ("power", "watt"))
-    scale = 1e3 if "kw" in lines[0][power_at].lower() else 1.0
+    scale = _watts(path, lines[0][power_at])
     points = []
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -112,6 +113,16 @@ def read(path: Path) -> Log:
                 f"{path.name}, line {number}: no moment and power in {delimiter.join(line)[:60]!r}"
             ) from None
     return _even(path, points)
+
+
+def _watts(path: Path, name: str) -> float:
+    """Watts of a 1 in the column, by the unit in its name. Raises UserError where that is no unit of power."""
+    words = re.findall(r"[A-Za-z]+", name)
+    if {"MW", "va", "kva", "wh", "kwh", "dbm"} & {*words, *map(str.lower, words)}:
+        raise UserError(f"{path.name}: {name[:60]!r} is not in mW, W or kW")
+    if "mw" in map(str.lower, words):
+        return 1e-3
+    return 1e3 if "kw" in name.lower() else 1.0
 
 
 def aligned(log: Log, loaded: Sequence[tuple[float, float]]) -> tuple[float, float]:

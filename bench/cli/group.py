@@ -1,7 +1,9 @@
 """The group of all commands: their order, what errors become, and what several of them share."""
 
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,13 +29,20 @@ class _Group(click.Group):
         from bench.errors import UserError
         from bench.text import plain
 
+        for stream in (sys.stdout, sys.stderr):  # a terminal that has no ± or µ
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except UserError as error:
             print(f"accelmark: {plain(str(error), 1000)}", file=sys.stderr)
             sys.exit(2)
         except click.ClickException as error:
+            if isinstance(error, click.UsageError) and error.ctx and error.message == error.ctx.get_help():
+                print(error.message, file=sys.stderr)  # no arguments at all, from click 8.2 on
+                sys.exit(2)
             say = " ".join(error.format_message().split())
+            say = re.sub(r"is not a valid (float|integer)( range)?", _number, say)
             if say.startswith("No such command"):
                 say += f" There are {', '.join(self.list_commands(click.Context(self)))}."
             print(f"accelmark: {plain(say, 1000)}", file=sys.stderr)
@@ -49,6 +58,10 @@ class _Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         return result
+
+
+def _number(said: re.Match[str]) -> str:
+    return "is not a number" if said[1] == "float" else "is not a whole number"
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

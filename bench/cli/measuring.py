@@ -105,6 +105,8 @@ def run(
         outcome = commands.carry_out(
             laboratory, planned, seed=seed, out=out, argv=["accelmark", *sys.argv[1:]], progress=told
         )
+    if outcome.interrupted and sys.stderr.isatty():
+        print(file=sys.stderr)  # the cursor stands behind what was measured, and ^C
     document = commands.run_document(outcome)
     if style == "json":
         print_json(document)

@@ -137,6 +137,7 @@ def table(
     from bench import commands
     from bench.analyze import show, show_groups
     from bench.errors import UserError
+    from bench.text import plain
 
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
     if sum(map(bool, (by or price_per_hour, standing, parquet, errors))) > 1:
@@ -166,6 +167,8 @@ def table(
         print(show.csv_text(document), end="")
     else:
         left = [] if errors else show_groups.not_counted(len(source.errors), source.quarantined)
+        if where and not document:
+            left.insert(0, f"no result is left by --where {plain(where)}")
         print_lines([*lines, *([""] if left and len(lines) == 1 else []), *left])
     sys.exit(1 if errors and source.errors else 0)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from bench.analyze.row import Row
 from bench.analyze.where import Condition, refuse_unknown
-from bench.errors import UserError
+from bench.errors import not_installed
 
 # Texts repeat: they are stored once and referred to. Flags are one text, parameters one JSON object.
 TEXTS = (
@@ -38,7 +38,7 @@ def library() -> Any:
         import pyarrow.json
         import pyarrow.parquet
     except ImportError:
-        raise UserError("pyarrow is not installed: pip install 'accelmark[table]'") from None
+        raise not_installed("pyarrow", "pandas", "pyarrow") from None
     return pyarrow
 
 

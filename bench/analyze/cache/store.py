@@ -32,7 +32,7 @@ from bench.analyze.cache import columns, ingest
 from bench.analyze.cache.manifest import NEVER, RACY_NS, Manifest
 from bench.analyze.folder import Seen, scan
 from bench.analyze.where import Condition
-from bench.errors import UserError
+from bench.errors import UserError, not_installed
 
 # So many files become one part, committed on its own: an interrupted build goes on where it was.
 PART_FILES = 2500
@@ -64,7 +64,7 @@ class Store:
 
     def __init__(self, results: Path, *, cache: Path | None = None, note: Callable[[str], None] | None = None) -> None:
         if importlib.util.find_spec("pyarrow") is None:  # loaded when there is something to read
-            raise UserError("pyarrow is not installed: pip install 'accelmark[table]'")
+            raise not_installed("pyarrow", "pandas", "pyarrow")
         self.results = results.resolve()
         self.place = cache_folder(results, cache)
         self._note = note or (lambda text: None)

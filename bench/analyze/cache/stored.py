@@ -9,7 +9,7 @@ from bench.analyze.cache import columns
 from bench.analyze.cache.store import Store
 from bench.analyze.row import Row
 from bench.analyze.source import MOST_ROWS, Note
-from bench.errors import UserError
+from bench.errors import UserError, not_installed
 
 
 def open_stored(folder: Path, *, cache: Path | None, note: Note) -> "Stored":
@@ -50,7 +50,7 @@ class Stored:
     def frame(self, wanted: str = "") -> Any:
         """The rows as a pandas DataFrame. Raises UserError where pandas is not installed."""
         if importlib.util.find_spec("pandas") is None:
-            raise UserError("pandas is not installed: pip install 'accelmark[table]'")
+            raise not_installed("pandas", "pandas", "pyarrow")
         return columns.expanded(self.arrow(wanted)).to_pandas(split_blocks=True)
 
     def typical(self, wanted: str = "", by: str | None = None) -> list[Row]:

@@ -12,7 +12,7 @@ from bench.analyze.report import curves, intervals, roofline, svg, timeline
 from bench.analyze.report.evidence import Evidence, gather
 from bench.analyze.report.figure import Figure
 from bench.analyze.report.page import html, stylesheet
-from bench.errors import UserError
+from bench.errors import UserError, not_installed
 
 _COLUMNS = 3  # panels side by side in a picture
 _GAP = 16
@@ -91,7 +91,7 @@ def _converter() -> Callable[[str], bytes]:
     try:
         import cairosvg
     except ImportError:
-        raise UserError("PNG needs CairoSVG: pip install 'accelmark[plots]'; the SVG files need nothing") from None
+        raise not_installed("CairoSVG") from None
     except OSError:  # the package is there, the C library that it calls is not
         raise UserError("CairoSVG does not find the library cairo: install it (Debian: libcairo2)") from None
     return lambda document: bytes(cairosvg.svg2png(bytestring=document.encode(), scale=2))

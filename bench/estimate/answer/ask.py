@@ -17,6 +17,7 @@ from bench.estimate.answer.assumptions import Assumptions
 from bench.estimate.answer.layouts import Candidate, Fixed
 from bench.estimate.job import Cluster, Layout, Method, Precision, ServingJob, Stack, TrainingJob
 from bench.estimate.serving.step import WEIGHT_BYTES
+from bench.estimate.training.frameworks import habits
 
 if TYPE_CHECKING:
     from bench.record import Key, ResultFile
@@ -67,7 +68,7 @@ def training(asked: Training, where: Where) -> Document:
     return {
         **answer.document(found),
         "num_layouts": number,
-        "assumed": list(supposed.notes),
+        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes],
         "verify": _verify_training(chosen.job, asked.model),
     }
 
@@ -110,7 +111,11 @@ def serving(
         document["users"] = {
             "users": users, "requests_per_hour": requests_per_hour, "share_of_one_replica": share, "replicas": replicas,
         }  # fmt: skip
-    return {**document, "assumed": list(supposed.notes), "verify": _verify_serving(job, model_name)}
+    return {
+        **document,
+        "assumed": [*_stranger(where.stack, evidence.serves_with(where.stack)), *supposed.notes],
+        "verify": _verify_serving(job, model_name),
+    }
 
 
 def planned(
@@ -148,7 +153,7 @@ def planned(
         "elsewhere": elsewhere[:8],
         "rent_or_buy": _rent_or_buy(supposed, means, first, purchase),
         "scaling_law": f"{scaling.SOURCE}; differences mean more than values",
-        "assumed": list(supposed.notes),
+        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes],
         "evidence": prediction.evidence,
         "basis": prediction.basis,
         "verify": _verify_training(first.candidate.job, first.candidate.job.model.name),
@@ -169,6 +174,11 @@ def cluster_of(where: Where) -> Cluster:
         chip=found, num_devices=where.count, devices_per_node=min(where.per_node, where.count),
         link_bytes_per_s=where.link_bytes_per_s, network_bytes_per_s=where.network_bytes_per_s,
     )  # fmt: skip
+
+
+def _stranger(stack: str, known: bool) -> list[str]:
+    """A note where a stack was named of which nothing is known, be it new or mistyped."""
+    return [] if known or not stack else [f"stack '{stack:.40}' is not known here: taken for one like others"]
 
 
 def assumed(given: dict[str, str | None], chip: Chip) -> Assumptions:

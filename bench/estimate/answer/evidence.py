@@ -59,6 +59,14 @@ def serving_means(cluster: Cluster, own: "Sequence[ResultFile]", in_quarantine: 
     return ServingMeans(predict=predict, memory_of=_memory, power_of=partial(_serving_power, made))
 
 
+def serves_with(stack: str) -> bool:
+    """Whether anybody published what this software serves."""
+    from bench.estimate.serving import store
+    from bench.estimate.serving.jobs import family_of
+
+    return family_of(stack) in {one.framework for one in store.fitted().groups.values()}
+
+
 def calibrated(
     cluster: Cluster, own: "Sequence[ResultFile]", in_quarantine: "Container[Key]" = ()
 ) -> "Calibration | None":

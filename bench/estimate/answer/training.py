@@ -7,10 +7,12 @@
 Model error and assumptions are drawn together and told apart: `shares` of each figure says what its spread comes from.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bench import units
 from bench.estimate.answer.assumptions import Assumptions, Spread, spread
 from bench.estimate.answer.layouts import USABLE, Candidate
 from bench.estimate.job import TrainingJob
@@ -138,11 +140,11 @@ def model_flops(job: TrainingJob) -> float:
 def advice(job: TrainingJob, need_bytes: float) -> str:
     """What to change when nothing fits, with the numbers."""
     capacity = job.cluster.chip.memory_bytes
-    factor = need_bytes / (USABLE * capacity)
+    devices = math.ceil(need_bytes / (USABLE * capacity) * job.cluster.num_devices)
     return (
-        f"{job.model.name} needs {need_bytes / 2**30:.1f} GiB a device at the least, and {capacity / 2**30:.0f} GiB x "
-        f"{USABLE:.0%} are there: take about {factor:.1f} times the devices, a shorter --seq, "
-        "--method lora or qlora, or a smaller model"
+        f"{job.model.name} needs {units.gibibytes(need_bytes)} a device at the least, and {units.percent(USABLE, 0)} "
+        f"of {units.gibibytes(capacity)} can be used: take about {devices:,} devices instead of "
+        f"{job.cluster.num_devices}, a shorter --seq, --method lora or qlora, or a smaller model"
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
-from bench.errors import UserError
+from bench.errors import not_installed
 from bench.estimate.operation.curves import Pass
 from bench.estimate.operation.elsewhere import Answer, count, from_elsewhere, seconds_on
 from bench.estimate.operation.evidence import Evidences, Profile, key_of, published
@@ -27,7 +27,7 @@ _MACHINE_SD, _ROW_SD = 0.2, 0.15
 def predict(rows: Sequence[Row], local: Sequence[Row]) -> list[Prediction]:
     """A prediction for each row, in order; `local` are rows with figures, of the same machines. Raises UserError."""
     if not all(map(find_spec, ("numpy", "scipy"))):
-        raise UserError("numpy and scipy are not installed: pip install 'accelmark[estimate]'")
+        raise not_installed("scipy", "numpy", "scipy")
     evidence = published().with_local(local) if local else published()
     return [_predict(row, evidence) for row in rows]
 

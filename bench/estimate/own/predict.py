@@ -8,6 +8,7 @@ The interval comes from this machine's own full steps, each predicted without it
 import math
 from dataclasses import replace
 
+from bench import units
 from bench.errors import UserError
 from bench.estimate.interval import student_factor
 from bench.estimate.job import ServingJob, Stack, TrainingJob
@@ -138,8 +139,9 @@ def _basis(calibration: Calibration, step_class: str, size: float) -> str:
     own = sum(1 for one in calibration.full_steps if one.step_class == step_class)
     errors = [math.expm1(abs(error)) for error in stack.held_out.values()]
     said = (
-        f"{calibration.num_rows} rows of {len(calibration.sessions)} session(s) on {machine.name}, "
-        f"torch {machine.torch}; {own} full step(s) of this class of {len(calibration.full_steps)}"
+        f"{units.several(calibration.num_rows, 'row')} of {units.several(len(calibration.sessions), 'session')} "
+        f"on {machine.name}, torch {machine.torch}; {units.several(own, 'full step')} "
+        f"of this class of {len(calibration.full_steps)}"
     )
     if errors:
         said += f", each predicted without itself to {sorted(errors)[len(errors) // 2]:.0%} in the median"

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bench import units
 from bench.estimate.interval import FEWEST_SOURCES_FOR_90, of_unknown_source
 from bench.estimate.prediction import Evidence, Interval
 from bench.estimate.serving import store
@@ -69,9 +70,10 @@ def confidence(case: Case, evidence: Evidence, nearness: float) -> Confidence:
         sources = sorted({source for one in kin for source in one.sources})
         out = sum(store.content()["left_out"].get(one.key, 0) for one in kin)
         beside = f"; {out} more left out: faster than bytes and FLOPs allow" if out else ""
-        basis += f" ({sum(one.rows for one in kin)} rows of {', '.join(sources)}{beside})"
+        basis += f" ({sum(one.rows for one in kin):,} rows of {', '.join(sources)}{beside})"
     if test := store.content()["summary"].get(evidence):
         basis += (
-            f"; such estimates of left-out rows were {test['median']:.0%} off in the median, {test['p90']:.0%} at p90"
+            f"; such estimates of left-out rows were {units.percent(test['median'], 0)} off in the median, "
+            f"{units.percent(test['p90'], 0)} at p90"
         )
     return Confidence(interval=interval, basis=basis)
