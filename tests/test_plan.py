@@ -505,3 +505,13 @@ def test_stacks_keep_the_proportion_of_the_layers() -> None:
             for case in stacks:
                 layers = int(case.params()["layers"])
                 assert layers % (shape.full_attention_every or 1) == 0 and layers > shape.num_dense_layers
+
+
+def test_a_plan_counts_what_compiling_takes() -> None:
+    plain, compiled = (
+        made("two cores", "launch_overhead", rounds=3, settings={"compiled": [str(value)], "dtype": ["float32"]})
+        for value in (False, True)
+    )
+    assert len(plain.cases) == len(compiled.cases) > 0
+    taken_s = plan.COMPILE_S["micro"] * len(compiled.cases)  # once, and not in each of three rounds
+    assert compiled.estimate_s == pytest.approx(plain.estimate_s + taken_s)

@@ -34,6 +34,8 @@ START_S = 5.0
 # What a worker does at first use, once, beyond its start: torch's compiler, which its optimizers import, takes two
 # seconds on a CPU; a look at how evenly the host runs, half a one.
 FIRST_USE_S = 2.5
+# What torch.compile takes: a chain of small operations 10 s, a training step of eight layers 38 s, on two cores.
+COMPILE_S = {"micro": 10.0, "macro": 40.0}
 # At rest a device is watched for so long, with and without a context on it, after some quiet each time.
 REST_S, REST_QUIET_S = 5.0, 5.0
 # Until the energy counter has ticked at both ends of a window.
@@ -73,6 +75,7 @@ class PlannedCase:
     fixed_s: float  # preparing, settling, checking: what no budget can shorten
     window_s: float
     energy_s: float = 0.0  # by which the first round's window is longer, for its energy
+    compile_s: float = 0.0  # in the first round; the next find on disk what was compiled
 
     @property
     def estimate_s(self) -> float:
@@ -119,7 +122,13 @@ class Plan:
             self.num_workers * self.worker_s
             + self.rounds * sum(planned.estimate_s for planned in self.cases)
             + self.energy_s
+            + self.compile_s
         )
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds that torch.compile takes."""
+        return sum(planned.compile_s for planned in self.cases)
 
     @property
     def energy_s(self) -> float:
@@ -447,8 +456,8 @@ def planned_case(
     name = name or case.scale
     protocol = protocols[name]
     step_s = predicted_s(case, speeds)
-    # Filling buffers with data and checking the output take about 40 times as long as reading the buffers once.
-    prepare_s = 0.1 + 40 * case.memory_bytes() / speeds.bytes_per_s + case.starts * START_S
+    # Filling buffers with data and checking the output take about 45 times as long as reading the buffers once.
+    prepare_s = 0.1 + 45 * case.memory_bytes() / speeds.bytes_per_s + case.starts * START_S
     least_s = (protocol.settle_steps + 3) * step_s  # the first call, settling, checking
     window_s = max(protocol.max_time_s, step_s)
     held = metered and protocol.energy_s and case.duty != "burst"
@@ -459,6 +468,7 @@ def planned_case(
         fixed_s=prepare_s + max(protocol.settle_s, least_s, HOLD_S if case.duty == "held" else 0.0),
         window_s=window_s,
         energy_s=max(0.0, protocol.energy_s - window_s) + TICKS_S if held else 0.0,
+        compile_s=COMPILE_S[case.scale] if getattr(case, "compiled", False) else 0.0,
     )
 
 
@@ -487,7 +497,7 @@ def _window_scale(plan: Plan, rounds: int, usable_s: float) -> float:
     devices = len({planned.device for planned in plan.cases})
     fixed_s = rounds * (devices * plan.worker_s + sum(planned.fixed_s for planned in plan.cases))
     windows_s = rounds * sum(planned.window_s for planned in plan.cases)
-    return (usable_s - fixed_s - plan.energy_s) / windows_s if windows_s else math.inf
+    return (usable_s - fixed_s - plan.energy_s - plan.compile_s) / windows_s if windows_s else math.inf
 
 
 def _without_energies(plan: Plan) -> Plan:
