@@ -4,9 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from bench.analyze import gallery
+from bench import record
+from bench.analyze import foretold, gallery
+from bench.analyze.shared import place
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,3 +77,24 @@ def test_check_says_with_its_status_whether_it_is_current(
     assert gallery.main([]) == 0 and gallery.main(["--check"]) == 0
     (tmp_path / "results" / "README.md").write_text("by hand")
     assert gallery.main(["--check"]) == 1 and gallery.main(["--wrong"]) == 2
+
+
+def test_a_run_is_estimated_from_the_quick_of_its_machine_that_is_nearest_in_time() -> None:
+    """Of two sittings the second ran twice as fast: its steps say nothing of an estimate from the first."""
+    early, _, late, later = (record.read(path) for path in sorted((ROOT / "results").glob("amd-epyc/*/*.jsonl"))[:4])
+    assert (early.session.suite, late.session.suite, later.session.suite) == ("quick", "quick", "standard")
+    expected = foretold.sections([late, later])["Estimates of what `quick` did not have"]
+    assert expected and foretold.sections([early, late, later])["Estimates of what `quick` did not have"] == expected
+    elsewhere = msgspec.structs.replace(late.session.host, cpu="another")
+    other = msgspec.structs.replace(late, session=msgspec.structs.replace(late.session, host=elsewhere))
+    assert not foretold.sections([other, later])["Estimates of what `quick` did not have"]
+
+
+def test_a_machine_keeps_its_place_when_its_kernel_reserves_other_memory(build: Any) -> None:
+    session = build.session()
+    device = msgspec.structs.replace(session.devices[0], uuid_hash=None, memory_bytes=24 << 30)
+    host = msgspec.structs.replace(session.host, memory_bytes=24 << 30)
+    less = [msgspec.structs.replace(one, memory_bytes=(24 << 30) - 446_464) for one in (device, host)]
+    assert place.folder(build.session(devices=[device], host=host)) == place.folder(
+        build.session(devices=[less[0]], host=less[1])
+    )

@@ -63,8 +63,8 @@ def board(session: Session, number: int) -> str:
     facts, host = session.devices[number], session.host
     if facts.uuid_hash:
         return facts.uuid_hash
-    memory_gib = round(host.memory_bytes / 2**30)
-    return f"{facts.vendor} {facts.name} {facts.memory_bytes} {host.cpu} {host.architecture} {host.cores} {memory_gib}"
+    own_gib, memory_gib = (round((value or 0) / 2**30) for value in (facts.memory_bytes, host.memory_bytes))
+    return f"{facts.vendor} {facts.name} {own_gib} {host.cpu} {host.architecture} {host.cores} {memory_gib}"
 
 
 def slug(text: str) -> str:
