@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def results(tmp_path: Path, golden: Path) -> Path:
     """A shared table of one machine, beside runs that are not part of it."""
-    for place in ("virtual/0123", "local", "published/elsewhere"):
-        (tmp_path / place).mkdir(parents=True)
+    for name in ("virtual/0123", "local", "published/elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
     shutil.copy(golden, tmp_path / "virtual/0123/20261125T171341Z-3da816eb.jsonl")
     (tmp_path / "local/broken.jsonl").write_text("not a result file")
     (tmp_path / "published/elsewhere/broken.jsonl").write_text("neither")
