@@ -173,3 +173,9 @@ def test_a_plan_keeps_its_times_under_each_other() -> None:
     _, _, short, long, _ = show.plan(document)
     assert len(short) == len(long)
     assert show.plan({**document, "cases": [], "skipped": []})[0] == "suite quick on cpu:0"
+
+
+def test_readings_of_memory_are_in_words_that_people_use() -> None:
+    readings = {"host_memory_used_bytes": 3 * 2**30, "power_w": 71.25}
+    (line,) = show._capabilities({"capabilities": dict.fromkeys(readings, "ok"), "readings": readings})
+    assert line == "host_memory_used_bytes 3.00 GiB, power_w 71.25"

@@ -447,7 +447,10 @@ def _capabilities(device: dict[str, Any]) -> list[str]:
     """Readings with their values, and each reason with the quantities that it keeps away."""
     if not device["capabilities"]:
         return ["no sensors are read from this kind of device"]
-    readings = [f"{name} {units.significant(value, 4)}" for name, value in device["readings"].items()]
+    readings = [
+        f"{name} {units.gibibytes(value) if name.endswith('_bytes') else units.significant(value, 4)}"
+        for name, value in device["readings"].items()
+    ]
     reasons: dict[str, list[str]] = {}
     for name, state in device["capabilities"].items():
         if state != "ok":
