@@ -25,10 +25,10 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:.{decimals}f}"
 
 
-def scaled(value: float, unit: str) -> str:
+def scaled(value: float, unit: str, digits: int = 3) -> str:
     """`value` with the prefix that leaves one to three digits before the point: 1.98 TFLOP/s."""
     factor, letter = prefix(value)
-    return f"{significant(value / factor)} {letter}{unit}"
+    return f"{significant(value / factor, digits)} {letter}{unit}"
 
 
 def prefix(value: float) -> tuple[float, str]:
@@ -49,12 +49,12 @@ def several(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + "s" * (number != 1)
 
 
-def seconds(value: float) -> str:
+def seconds(value: float, digits: int = 3) -> str:
     """A duration: 812 ns, 12.3 µs, 4.56 ms, 1.23 s."""
     for factor, unit in _SMALL:
         if abs(value) >= factor * 0.9995:
-            return f"{significant(value / factor)} {unit}"
-    return f"{significant(value / 1e-9)} ns"
+            return f"{significant(value / factor, digits)} {unit}"
+    return f"{significant(value / 1e-9, digits)} ns"
 
 
 def joules(value: float) -> str:

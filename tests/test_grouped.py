@@ -243,3 +243,20 @@ def test_a_case_in_quarantine_is_marked_and_in_no_median(board: Any, build: Any,
         printed = CliRunner().invoke(main, ["table", str(tmp_path), *view]).output
         assert "1 case is in quarantine and in no median" in printed
     assert "in quarantine: " in CliRunner().invoke(main, ["table", str(tmp_path)]).output
+
+
+def test_a_case_that_the_first_run_skipped_has_its_unit(board: Any) -> None:
+    skipped = board("a", 1e-3)
+    left = [replace(one, status="skipped", samples_s=[], timing=None, reason="no time") for one in skipped.records]
+    (one,) = groups([replace(skipped, records=left), board("b", 1e-3)])
+    assert one["rate"] and one["rate_unit"] == "FLOP/s"
+
+
+def test_a_host_whose_kernel_reserves_more_stays_one_machine(build: Any) -> None:
+    hosts = [replace(build.session().host, memory_bytes=(24 << 30) - lost) for lost in (0, 446_464)]
+    devices = [replace(build.session().devices[0], uuid_hash=None)]
+    files = [
+        build.file([build.record()], id=str(number) * 16, devices=devices, host=host)
+        for number, host in enumerate(hosts)
+    ]
+    assert len({one["machine"] for one in table.rows(files)}) == 1

@@ -31,6 +31,29 @@ def test_a_loop_of_ones_own_becomes_a_valid_result_file_and_a_row_of_the_table(t
     assert not [finding for finding in bench.check([path]) if finding["level"] == "error"]
 
 
+def test_a_loop_that_stops_now_and_then_is_told_by_its_whole_time(tmp_path):
+    path = tmp_path / "own.jsonl"
+    with bench.meter("stops", tokens_per_step=1000, device="cpu", out=path, settle_steps=2) as meter:
+        for number in range(402):
+            time.sleep(0.4 if number % 150 == 100 else 0.002)  # somebody writes a checkpoint
+            meter.step()
+    (one,) = record.read(path).records
+    assert not [finding for finding in bench.check([path]) if finding["level"] == "error"]
+    assert sum(one.samples_s) * one.timing.repeats == pytest.approx(one.timing.window_s, rel=1e-4)
+    (row,) = bench.table([path])
+    counted = one.timing.repeats * len(one.samples_s)
+    assert 400 - one.timing.repeats < counted <= 400
+    assert row["rate"] == pytest.approx(1000 * counted / one.timing.window_s, rel=1e-4)
+
+
+def test_a_loop_that_is_shorter_than_a_block_is_one_block(tmp_path):
+    path = tmp_path / "own.jsonl"
+    with bench.meter("short", device="cpu", out=path, settle_steps=1) as meter:
+        _loop(meter, 21)
+    (one,) = record.read(path).records
+    assert one.valid and len(one.samples_s) == 1 and one.timing.repeats == 20
+
+
 def test_an_error_in_the_loop_leaves_a_record_with_its_reason_and_goes_on_to_the_caller(tmp_path):
     path = tmp_path / "own.jsonl"
 

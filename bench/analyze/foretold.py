@@ -71,7 +71,7 @@ def _moment(file: ResultFile) -> datetime:
 
 def _calibrated(machine: str, moment: datetime, made: Calibration) -> Document:
     rates = {
-        fit.term: units.scaled(float(f"{fit.value:.2g}"), fit.unit)
+        fit.term: units.scaled(fit.value, fit.unit, 2)
         for fit in made.fits
         if fit.term.startswith(("matmul", "memory copy"))
     }
@@ -92,15 +92,15 @@ def _compared(one: Summary, made: Sequence[Calibration]) -> list[Document]:
         return []
     if prediction.reason is not None:
         return []
-    expected_s = prediction.values["pred_step_time_s"]
-    off = max(expected_s / one.step_s, one.step_s / expected_s) - 1
+    expected_s, measured_s = float(f"{prediction.values['pred_step_time_s']:.2g}"), float(f"{one.step_s:.3g}")
+    off = max(expected_s / measured_s, measured_s / expected_s) - 1  # of what stands beside it
     return [
         {
             "machine": place.folder(one.session).as_posix(),
             "measured at": one.session.started[:16].replace("T", " "),
             "case": one.case,
-            "measured": units.seconds(float(f"{one.step_s:.2g}")),
-            "estimated": units.seconds(float(f"{expected_s:.2g}")),
+            "measured": units.seconds(measured_s),
+            "estimated": units.seconds(expected_s, 2),
             "off by": units.percent(off, 0),
         }
     ]

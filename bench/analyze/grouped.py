@@ -78,7 +78,7 @@ def _group(runs: list[Row], by: str | None, price_per_hour: float | None) -> Row
         "machines": len({one["machine"] for one in timed}),
         "hosts": len({one["host"] for one in timed}),
         "runs": sum(one["runs"] for one in timed),
-        "rate_unit": runs[0]["rate_unit"],
+        "rate_unit": next((one["rate_unit"] for one in timed if one["rate_unit"]), runs[0]["rate_unit"]),
         "rate_low": (min(rates) if few else stats.quantile(rates, 0.25)) if rates else None,
         "rate_high": (max(rates) if few else stats.quantile(rates, 0.75)) if rates else None,
         **{name: stats.median(values) if values else None for name, values in told.items()},

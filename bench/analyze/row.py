@@ -85,8 +85,10 @@ def _digest(described: str) -> str:
 
 
 def _described(host: Host) -> str:
-    """A name for a host of which no name is known: equal processors with equal memory share it."""
-    return _digest(f"{host.cpu}|{host.architecture}|{host.cores}|{host.memory_bytes}")
+    """A name for a host of which no name is known: equal processors with equal memory share it. Memory is rounded:
+    kernels reserve a little of it, another one after each update.
+    """
+    return _digest(f"{host.cpu}|{host.architecture}|{host.cores}|{round(host.memory_bytes / 2**30)}")
 
 
 def _power(summary: Summary) -> Row:

@@ -5,11 +5,13 @@
             train(batch)
             meter.step()
 
-Steps are grouped in blocks of a quarter of a second or more; at a block's end the device is synchronized and the host's
-clock read, so that work in flight is counted where it belongs. The first steps settle and are not counted. The record's
-workload is `user:my-train`: comparable with itself, never with ours, because nobody has checked what a step of it does.
+Steps are grouped in blocks: the first lasts a quarter of a second or more, and the others have as many steps as that.
+At a block's end the device is synchronized and the host's clock read, so that work in flight is counted where it
+belongs. The first steps settle and are not counted, nor are the last, where they fill no block. The record's workload
+is `user:my-train`: comparable with itself, never with ours, because nobody has checked what a step of it does.
 """
 
+import math
 import re
 import secrets
 import time
@@ -68,8 +70,8 @@ class UserMeter:
         self._work = _work(shape, tokens_per_step, seq, flops_per_step)
         self._device = devices.find(device)[0]
         self._samples_s: list[float] = []
-        self._weights: list[int] = []
         self._steps = self._block_steps = 0
+        self._repeats = 0  # steps of a block; 0 until the first has ended
         self._cold_start_s = self._settle_s = 0.0
 
     def __enter__(self) -> "UserMeter":
@@ -90,7 +92,8 @@ class UserMeter:
             self._settle()
             return
         self._block_steps += 1
-        if self._device.now_s() - self._block_s >= BLOCK_S:
+        full = self._block_steps == self._repeats if self._repeats else self._device.now_s() - self._block_s >= BLOCK_S
+        if full:
             self._end_block()
 
     def __exit__(
@@ -98,7 +101,7 @@ class UserMeter:
     ) -> None:
         """Writes the record, whatever ended the loop; an error goes on to whoever called."""
         try:
-            if self._block_steps and error is None:
+            if self._block_steps and not self._repeats and error is None:  # the loop is shorter than a block
                 self._end_block()
             self._journal.append(self._record(error))
         finally:
@@ -120,7 +123,7 @@ class UserMeter:
         self._device.synchronize()
         end_s = self._device.now_s()
         self._samples_s.append((end_s - self._block_s) / self._block_steps)
-        self._weights.append(self._block_steps)
+        self._repeats = self._block_steps
         self._block_s, self._block_steps = end_s, 0
 
     def _record(self, error: BaseException | None) -> Record:
@@ -128,13 +131,12 @@ class UserMeter:
         if not self._samples_s:
             why = describe(error) if error else f"the loop ended after {self._steps} steps, {self._settle_steps} settle"
             return record_of(base, status="crash" if error else "skipped", reason=why)
-        window_s = sum(one * steps for one, steps in zip(self._samples_s, self._weights, strict=True))
+        window_s = math.fsum(self._samples_s) * self._repeats
         self._host.end(_wait)
         self._meter.end(_wait)
-        evidence = self._host.contention(sum(self._weights))
-        told = telemetry.told(
-            self._meter.trace, self._meter.board, reason=self._meter.reason, step_s=window_s / sum(self._weights)
-        )
+        evidence = self._host.contention(self._steps - self._settle_steps)
+        step_s = window_s / (self._repeats * len(self._samples_s))
+        told = telemetry.told(self._meter.trace, self._meter.board, reason=self._meter.reason, step_s=step_s)
         peak = self._device.peak_memory()
         reasons = {**told.reasons, "check": "the output of a loop that is not ours has no reference"}
         if peak.value is None:
@@ -148,7 +150,7 @@ class UserMeter:
             samples_s=[float(f"{one:.7g}") for one in thinned(self._samples_s)],
             timing=Timing(
                 clock="host" if self._device.clock == "event" else self._device.clock,
-                repeats=max(1, round(sum(self._weights) / len(self._weights))), input_sets=1,
+                repeats=self._repeats, input_sets=1,
                 cold_start_s=self._cold_start_s, settle_s=self._settle_s, window_s=window_s, event_floor_s=0.0,
                 enqueue_s=None, stop="time", begins_s=self._host.begun_s - self._started_s,
             ),

@@ -6,7 +6,7 @@ number of threads, because each of these changes times. What was not measured pr
 
 import math
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import stats, workload
@@ -73,7 +73,7 @@ class Observations:
     rows: tuple[Observed, ...]
     sessions: tuple[str, ...]
     idle_w: float | None
-    left_out: dict[str, int] = field(default_factory=dict)  # records by the reason for which they were left out
+    left_out: dict[str, int] = field(default_factory=dict)  # cases by the reason for which they were left out
 
     def of(self, *workloads: str, launch: str | None = "eager") -> list[Observed]:
         """The rows of some workloads; `launch` None: in every mode."""
@@ -86,12 +86,15 @@ def machines(files: Iterable[ResultFile], in_quarantine: Container[Key] = ()) ->
     `in_quarantine`: the cases that `check` found something wrong with, which are no evidence.
     """
     found: dict[Machine, list[tuple[Session, Record]]] = {}
+    alike: dict[Machine, Machine] = {}  # but for what their kernels reserve of the memory
     seen: set[str] = set()
     for file in files:
         if file.session.id not in seen:
             seen.add(file.session.id)
             for record in file.records:
-                found.setdefault(_machine(file.session, record), []).append((file.session, record))
+                machine = _machine(file.session, record)
+                rounded = replace(machine, memory_bytes=round((machine.memory_bytes or 0) / 2**30))
+                found.setdefault(alike.setdefault(rounded, machine), []).append((file.session, record))
     made = [_observations(machine, records, in_quarantine) for machine, records in found.items()]
     made = [one for one in made if one.rows]
     if not made:
@@ -117,11 +120,11 @@ def _observations(
     machine: Machine, records: list[tuple[Session, Record]], in_quarantine: Container[Key]
 ) -> Observations:
     groups: dict[str, dict[str, list[Record]]] = {}
-    left_out: dict[str, int] = {}
+    left_out: dict[str, set[tuple[str, str]]] = {}
     for session, record in records:
         reason = _unfit(session, record, in_quarantine)
         if reason:
-            left_out[reason] = left_out.get(reason, 0) + 1
+            left_out.setdefault(reason, set()).add((session.id, record.key()))
         else:
             groups.setdefault(record.key(), {}).setdefault(session.id, []).append(record)
     rows = tuple(_row(list(sessions.values())) for _, sessions in sorted(groups.items()))
@@ -131,7 +134,7 @@ def _observations(
         rows=rows,
         sessions=tuple(sorted({session.id for session, _ in records})),
         idle_w=stats.median(idle) if idle else None,
-        left_out=left_out,
+        left_out={reason: len(cases) for reason, cases in left_out.items()},
     )
 
 
