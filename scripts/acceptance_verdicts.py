@@ -105,7 +105,7 @@ def _parts(out: Path, said: Path) -> Iterator[Line]:
             yield (f"part {name}", f"skipped: {left} s were left, it may take {limit} s", required, "not applicable")
             continue
         if name == "tests" and (count := _last_line(said / "tests.txt")):
-            told = f"{count}" if passed else f"{end}: {count}"
+            told = count if passed else f"{end}: {count}"
             none_ran = passed and "passed" not in count and "failed" not in count
             passed = passed or (end == "status 1" and "failed" in count)  # each that failed has a line of its own
             end, told = ("not applicable" if none_ran else end), f"{told}; {seconds} s"
