@@ -83,7 +83,7 @@ def run(
     """Measure WORKLOADS, or a whole suite; write a result file and print a table."""
     from bench import commands, units
     from bench.analyze import show, show_laboratory
-    from bench.measure.plan import Request
+    from bench.measure.choice import Request
 
     _keep_at_a_signal()
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
