@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from bench.analyze.source import Source
     from bench.estimate.answer.ask import Where
-    from bench.measure.plan import Plan, Request
+    from bench.measure.choice import Request
+    from bench.measure.plan import Plan
     from bench.measure.runner import Laboratory, Outcome, Progress
     from bench.record import Key, ResultFile
 
@@ -47,12 +48,12 @@ def devices() -> Document:
 def listing(what: str) -> list[Document] | Document:
     """The workloads, suites, models or chips there are, or the schema of a result file."""
     from bench import chip, model, record, workload
-    from bench.measure import plan
+    from bench.measure import choice
 
     if what == "schema":
         return record.json_schema()
     if what == "suites":
-        return [{"name": name, "summary": summary} for name, summary in plan.suites().items()]
+        return [{"name": name, "summary": summary} for name, summary in choice.suites().items()]
     if what == "models":
         return [_model_row(model.find(name)) for name in model.names()]
     if what == "chips":
@@ -101,14 +102,14 @@ def resume(path: Path, *, model: str | None = None, timeout_s: float | None, pro
     """Measures what is missing from an unfinished file; `model` is the file of a model that the catalog lacks."""
     from bench import model as models
     from bench import record
-    from bench.measure import plan, runner
+    from bench.measure import choice, runner
 
     if model:
         models.adopt(model)
     found = record.read(path)
     specs = " ".join(facts.spec for facts in found.session.devices)
     laboratory = runner.look(specs, found.session.seed)
-    limit_s = timeout_s or plan.load_suite(found.session.suite or "quick").timeout_s
+    limit_s = timeout_s or choice.load_suite(found.session.suite or "quick").timeout_s
     planned = runner.plan_of(found.session, laboratory, limit_s)
     return runner.resume(laboratory, found, planned, path, progress)
 
@@ -126,7 +127,7 @@ def run(
     `options`: settings={"m": ["4096"]}, parameters with their values as written behind `--set`; model, rounds,
     budget_s, timeout_s.
     """
-    from bench.measure.plan import Request
+    from bench.measure.choice import Request
     from bench.measure.progress import Silent
 
     request = Request(workloads=workloads, suite=suite, **options)
@@ -511,7 +512,7 @@ def selfcheck_aa(
 ) -> Document:
     """The same thing measured as two sides, in turns: a comparison that must find no difference."""
     from bench.measure import selfcheck
-    from bench.measure.plan import Request
+    from bench.measure.choice import Request
     from bench.measure.progress import Silent
 
     request = Request(workloads=tuple(workloads), suite="quick", rounds=1)

@@ -25,9 +25,6 @@ SHORTEST_S, FEWEST_TICKS = 5.0, 50
 ASSUMED_PERIOD_S = 0.1
 # A value that is a mean over the second before it says nothing of this window until then.
 AVERAGE_SETTLED_S = 1.1
-# A board with work draws more than at rest by at least so much, and by that share of it.
-ROSE_W, ROSE = 10.0, 0.2
-MISTAKEN = "another board's sensors"
 # Counter and integrated power differ by more than this: one of them is wrong, and we cannot tell which.
 DISAGREE = 0.05
 # A period of the load so near to the sensor's, or to a half, third or quarter of it, beats with it.
@@ -53,33 +50,6 @@ class Edge(msgspec.Struct, frozen=True):
     t_s: float
     late_s: float
     energy_j: float
-
-
-class Rises(msgspec.Struct, frozen=True):
-    """Power in watts at rest and under a load of ours: of the board that it should be on, and of the others there."""
-
-    own_w: tuple[float, float] | None  # None where that board tells none, or is the only one
-    others_w: list[tuple[float, float]]
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether the load is on that board."""
-        return self.own_w is not None and _rose(self.own_w)
-
-    @property
-    def mistaken(self) -> str:
-        """Why the load cannot be on that board, or nothing: its power stayed, and another one's rose.
-
-        Where no power rose nothing follows: boards that others keep busy hardly change.
-        """
-        risen = [other for other in self.others_w if _rose(other)]
-        if self.own_w is None or self.confirmed or not risen:
-            return ""
-        stayed, (rest_w, load_w) = self.own_w, max(risen, key=lambda pair: pair[1] - pair[0])
-        return (
-            f"{MISTAKEN}: under a load of ours they went from {stayed[0]:.0f} to {stayed[1]:.0f} W, and "
-            f"another board's from {rest_w:.0f} to {load_w:.0f} W"
-        )
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
@@ -343,10 +313,6 @@ def beats(step_s: float, period_s: float | None) -> bool:
     """Whether a load of this period may beat with a sensor of that one."""
     period_s = period_s or ASSUMED_PERIOD_S
     return any(abs(step_s * part / period_s - 1) < ALIAS for part in (1, 2, 3, 4))
-
-
-def _rose(pair: tuple[float, float]) -> bool:
-    return pair[1] - pair[0] > max(ROSE_W, ROSE * pair[0])
 
 
 def _trapezoid(points: Sequence[tuple[float, float]]) -> float:

@@ -101,7 +101,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from bench import commands
     from bench.errors import UserError
-    from bench.measure.plan import Request
+    from bench.measure.choice import Request
 
     config = metafunc.config
     out = config.getoption("accelmark_out")

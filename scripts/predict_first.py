@@ -24,7 +24,7 @@ from bench import commands, record, workload
 from bench.errors import UserError
 from bench.estimate.own import calibration
 from bench.estimate.own import predict as local
-from bench.measure import plan
+from bench.measure.choice import Request
 from bench.measure.progress import Silent, Terminal
 
 # Models, batches and lengths beside those of `quick` on two CPU cores, seconds each at most.
@@ -97,7 +97,7 @@ def _predicted(known: calibration.Calibration, case: workload.Workload) -> dict[
 
 def _measure(options: argparse.Namespace, cases: list[workload.Workload]) -> dict[str, float]:
     """Seconds of a step by case, of those that could be measured."""
-    request = plan.Request(workloads=("train_step",), suite="quick", rounds=options.rounds)
+    request = Request(workloads=("train_step",), suite="quick", rounds=options.rounds)
     laboratory, planned = commands.prepare_run(request, device=options.device)
     like = planned.cases[0]
     mine = [dataclasses.replace(like, case=case, protocol="macro") for case in cases]

@@ -29,6 +29,7 @@ quick\tskipped\t0\t120\t40
 quick\tdone\t71\t120\t530
 tests\tstatus 1\t50\t110\t300
 energy\tout of time\t140\t140\t250
+frontier\tout of time\t150\t150\t160
 steps\tstatus 2\t3\t130\t200
 peers\tnot applicable\t1\t100\t150
 quick\tthere already\t0\t120\t150
@@ -106,7 +107,8 @@ def test_a_page_of_verdicts(verdicts: Any, tmp_path: Path, monkeypatch: pytest.M
     assert found["part timer"] == ("done, not all of it passes; 40 s", "", "pass")
     assert found["timer against triton do_bench"][1:] == ("0.970 to 1.030 of ours", "fail")
     assert found["timer against do_bench_cudagraph"] == ("no triton", "0.970 to 1.030 of ours", "not applicable")
-    assert found["part energy"] == ("out of time of 140 s; 140 s", "", "fail")
+    assert found["part energy"] == ("out of time of 140 s; 140 s", "", "inconclusive")  # its lines until then count
+    assert found["part frontier"] == ("out of time of 150 s; 150 s", "", "fail")  # it has said nothing
     assert found["windows of 5 s repeat"] == ("690.1 W", "below 1 %", "pass")
     two = ("1 of 2 cases called different, copy, 1 shown to be equivalent", "none", "fail")
     assert found["the same thing measured as two sides"] == two

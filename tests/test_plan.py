@@ -10,8 +10,9 @@ import pytest
 
 from bench import model, workload
 from bench.errors import UserError
-from bench.measure import plan
-from bench.measure.plan import Plan, Request
+from bench.measure import choice, plan
+from bench.measure.choice import Request
+from bench.measure.plan import Plan
 from bench.record import Protocol, Speeds
 from bench.workload import Scalar, Workload
 
@@ -29,7 +30,7 @@ MACHINES = {
 # All but the search for the limit of memory, which would take longer than everything else.
 IN_QUICK = set(workload.names()) - {"memory_frontier"}
 START_S = {"laptop": 3.0, "two cores": 3.0, "H200": 10.0}
-SUITES = sorted(plan.suites())
+SUITES = sorted(choice.suites())
 # Seconds that a suite promises.
 PROMISED_S = {
     ("quick", "two cores"): 90,
@@ -63,7 +64,7 @@ def test_the_three_suites_are_there() -> None:
 def test_every_workload_has_a_case_that_fits(suite: str, machine: str) -> None:
     planned = made(machine, suite=suite)
     assert {case.name for case in cases(planned)} == (set(workload.names()) if suite == "full" else IN_QUICK)
-    room = plan.MEMORY_SHARE * MACHINES[machine].free_bytes
+    room = choice.MEMORY_SHARE * MACHINES[machine].free_bytes
     assert all(case.memory_bytes() <= room for case in cases(planned))
     assert len(set(labels(planned))) == len(planned.cases)
     assert not planned.skipped
@@ -82,13 +83,13 @@ def test_no_predicted_step_is_longer_than_its_window(suite: str, machine: str) -
     names = {one.case.label(): one.protocol for one in planned.cases}
     for case in cases(planned):
         protocol = planned.protocols[names[case.label()]]
-        assert plan.predicted_s(case, MACHINES[machine]) <= protocol.max_time_s / 3, case.label()
+        assert choice.predicted_s(case, MACHINES[machine]) <= protocol.max_time_s / 3, case.label()
 
 
 @BOTH
 def test_rungs_ascend(suite: str, machine: str) -> None:
     """In memory and in time on every machine: otherwise the largest that fits would not be the last that fits."""
-    for entry in plan.load_suite(suite).cases:
+    for entry in choice.load_suite(suite).cases:
         crossed = {key: value if isinstance(value, list) else [value] for key, value in entry.set.items()}
         for values in itertools.product(*crossed.values()):
             params: dict[str, Scalar] = dict(zip(crossed, values, strict=True))
@@ -100,13 +101,13 @@ def test_rungs_ascend(suite: str, machine: str) -> None:
                 ]
                 for smaller, larger in itertools.pairwise(offered):
                     assert smaller.memory_bytes() <= larger.memory_bytes(), larger.label()
-                    before, after = (plan.predicted_s(case, MACHINES[machine]) for case in (smaller, larger))
+                    before, after = (choice.predicted_s(case, MACHINES[machine]) for case in (smaller, larger))
                     assert before <= after * 1.0001, larger.label()
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_entries_say_how_they_are_fitted(suite: str) -> None:
-    loaded = plan.load_suite(suite)
+    loaded = choice.load_suite(suite)
     assert loaded.protocols["macro"].sample_s == 0.25  # a block averages over what a machine does meanwhile
     assert loaded.summary and {"micro", "macro"} <= loaded.protocols.keys()
     for entry in loaded.cases:
@@ -158,10 +159,10 @@ def test_what_does_not_fit_on_one_device_is_left_out_there_only() -> None:
 
 def test_a_suite_must_exist_and_be_as_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no suite is named 'quik'.*full, quick, standard"):
-        plan.load_suite("quik")
+        choice.load_suite("quik")
     with pytest.raises(UserError, match="no suite is named"):
-        plan.load_suite("../suites/quick")
-    monkeypatch.setattr(plan, "_SUITES", tmp_path)
+        choice.load_suite("../suites/quick")
+    monkeypatch.setattr(choice, "_SUITES", tmp_path)
     for text in (
         "summary = 1",
         "not toml",
@@ -169,7 +170,7 @@ def test_a_suite_must_exist_and_be_as_described(tmp_path: Path, monkeypatch: pyt
     ):
         (tmp_path / "broken.toml").write_text(text)
         with pytest.raises(UserError, match=r"^broken\.toml: "):
-            plan.load_suite("broken")
+            choice.load_suite("broken")
 
 
 # The budget
@@ -180,7 +181,7 @@ BUDGETS_S = [2, 5, 10, 20, 45, 90, 180, 300, 600, 1200, 3600, 7200]
 
 def stretch(planned: Plan) -> float:
     """How much longer than the suite's own its windows are."""
-    own = plan.load_suite(planned.suite).protocols
+    own = choice.load_suite(planned.suite).protocols
     scales = {planned.protocols[scale].max_time_s / own[scale].max_time_s for scale in own}
     assert max(scales) == pytest.approx(min(scales))
     return scales.pop()
@@ -266,9 +267,9 @@ def test_an_estimate_counts_workers_and_cases() -> None:
 
 def test_earlier_speeds_are_kept_while_they_are_confirmed() -> None:
     earlier, now = speeds(1e12, 2e11, 8e9, bfloat16=4e12), speeds(1.9e12, 1.1e11, 7e9, bfloat16=2.1e12)
-    kept = plan.settled(now, [earlier])
+    kept = choice.settled(now, [earlier])
     assert kept == msgspec.structs.replace(earlier, free_bytes=now.free_bytes)  # what is free is free now
-    assert plan.settled(now, []) == now
+    assert choice.settled(now, []) == now
 
 
 @pytest.mark.parametrize(
@@ -284,8 +285,8 @@ def test_earlier_speeds_are_kept_while_they_are_confirmed() -> None:
 )
 def test_speeds_of_another_machine_are_not_kept(other: Speeds) -> None:
     now = speeds(1e12, 2e11, 8e9, bfloat16=4e12)
-    assert plan.settled(now, [other]) == now
-    assert plan.settled(now, [other, now]) == now
+    assert choice.settled(now, [other]) == now
+    assert choice.settled(now, [other, now]) == now
 
 
 def test_noise_at_the_edge_of_a_rung_chooses_no_other_rung() -> None:
@@ -294,7 +295,7 @@ def test_noise_at_the_edge_of_a_rung_chooses_no_other_rung() -> None:
     for noise in (0.6, 0.8, 1.0, 1.25, 1.6):
         rates = {dtype: noise * rate for dtype, rate in first.flops_per_s.items()}
         later = msgspec.structs.replace(first, flops_per_s=rates, bytes_per_s=noise * first.bytes_per_s)
-        chosen.add(tuple(labels(plan.make(Request(suite="quick"), [plan.settled(later, [first])], 3.0))))
+        chosen.add(tuple(labels(plan.make(Request(suite="quick"), [choice.settled(later, [first])], 3.0))))
     assert len(chosen) == 1
 
 
@@ -313,7 +314,7 @@ def test_noise_at_the_edge_of_a_rung_chooses_no_other_rung() -> None:
 )
 def test_the_fast_type(rates: dict[str, float], fast: str) -> None:
     found = Speeds(flops_per_s=rates, bytes_per_s=1.0, free_bytes=1, launch_s=1.0)
-    assert plan.fast_dtype(found) == fast
+    assert choice.fast_dtype(found) == fast
 
 
 # What the user asks for
@@ -346,7 +347,7 @@ def test_who_sets_some_sizes_still_gets_the_variants() -> None:
 def test_what_the_user_sets_is_run_however_long_it_takes_but_not_where_it_does_not_fit() -> None:
     long = {"m": ["16384"], "n": ["16384"], "k": ["16384"], "dtype": ["float32"]}
     (case,) = cases(made("laptop", "matmul", settings=long))
-    assert plan.predicted_s(case, MACHINES["laptop"]) > 50
+    assert choice.predicted_s(case, MACHINES["laptop"]) > 50
     planned = made("laptop", "memory_copy", settings={"num_bytes": [str(1 << 40)]})
     assert not planned.cases
     ((left_out, reason),) = planned.skipped
@@ -428,7 +429,7 @@ def test_what_can_be_run_is_not_refused() -> None:
 
 
 def test_protocols_survive_a_budget_in_everything_but_their_times() -> None:
-    own, fitted = plan.load_suite("quick").protocols, made(suite="quick", budget_s=20).protocols
+    own, fitted = choice.load_suite("quick").protocols, made(suite="quick", budget_s=20).protocols
     kept = [field.name for field in msgspec.structs.fields(Protocol) if field.name not in {"min_time_s", "max_time_s"}]
     assert all(getattr(own[scale], name) == getattr(fitted[scale], name) for scale in own for name in kept)
     assert dataclasses.is_dataclass(Plan)
@@ -477,8 +478,8 @@ def test_a_type_that_no_device_has_is_refused_unless_another_goes_with_it() -> N
 def test_other_types_are_those_that_the_device_has() -> None:
     kind = workload.find("matmul")
     rich = speeds(50e12, 4e12, 80e9, bfloat16=800e12, float16=700e12, float8_e4m3fn=1500e12, int8=1400e12)
-    assert plan._dtypes(["others"], kind, rich) == ["float16", "float8_e4m3fn", "int8"]
-    assert plan._dtypes(["float32", "fast", "others"], kind, MACHINES["two cores"]) == [
+    assert choice._dtypes(["others"], kind, rich) == ["float16", "float8_e4m3fn", "int8"]
+    assert choice._dtypes(["float32", "fast", "others"], kind, MACHINES["two cores"]) == [
         "float32",
         "bfloat16",
         "float16",
@@ -490,7 +491,7 @@ def test_a_model_that_does_not_fit_is_planned_as_two_stacks_of_its_layers() -> N
         made("two cores", "decode", model="llama-3.1-70b", settings={"context": ["128"], "batch": ["1"]})
     )
     assert more.params()["layers"] == 2 * less.params()["layers"] > 0  # type: ignore[operator]
-    assert more.memory_bytes() <= plan.MEMORY_SHARE * MACHINES["two cores"].free_bytes
+    assert more.memory_bytes() <= choice.MEMORY_SHARE * MACHINES["two cores"].free_bytes
     assert more.extras()["extrapolated_from_layers"] == more.params()["layers"]
     fits = cases(made("H200", "decode", model="llama-3.1-8b", settings={"context": ["128"], "batch": ["1"]}))
     assert [case.params()["layers"] for case in fits] == [0]

@@ -11,8 +11,8 @@ import pytest
 
 from bench import energy, record, workload
 from bench.device.cpu import Cpu
-from bench.energy import Rises
 from bench.measure import case, contention, environment, messages, meter, preflight, rest, runner, worker
+from bench.measure.attribution import Rises
 from bench.record import DeviceFacts, Protocol, Record, Speeds
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from bench.device.virtual import Spec, Virtual
-from bench.energy import Board, Rises, Trace
+from bench.energy import Board, Trace
 from bench.measure import powercheck
+from bench.measure.attribution import Rises
 from bench.measure.meter import Meter, SimulatedMeter
 from bench.measure.powercheck import Verdict
 from bench.measure.timer import Run

@@ -28,7 +28,7 @@ from bench import record, workload
 from bench.device.cpu import Cpu
 from bench.energy import Board, Tick, Trace
 from bench.errors import Unsupported, UserError
-from bench.measure import case, contention, environment, messages, meter, plan, runner, timer
+from bench.measure import case, choice, contention, environment, messages, meter, plan, runner, timer
 from bench.measure import worker as process_of_rounds
 from bench.measure.journal import Journal
 from bench.measure.process import WorkerProcess
@@ -507,7 +507,7 @@ def test_cases_that_a_budget_left_out_have_records(tmp_path: Path) -> None:
 
 def test_a_case_that_does_not_fit_into_memory_has_a_record_and_is_not_tried(tmp_path: Path) -> None:
     lab = laboratory("virtual")
-    asked = plan.Request(
+    asked = choice.Request(
         workloads=("memory_copy",), settings={"num_bytes": ["4096", "1T"], "dtype": ["float32"]}, rounds=2
     )
     the_plan = plan.make(asked, lab.speeds, 1.0)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bench import record, stats
-from bench.analyze import show
+from bench.analyze import show_verdicts
 from bench.analyze.compare import MODEL_MACHINES, Compared, compare
 from bench.analyze.score import Error, score
 from bench.record import ResultFile
@@ -214,7 +214,7 @@ def test_absolute_times_stand_beside_every_ratio(run: Any) -> None:
 
 
 def text(found: Compared) -> str:
-    return "\n".join(show.comparison(json.loads(msgspec.json.encode(found))))
+    return "\n".join(show_verdicts.comparison(json.loads(msgspec.json.encode(found))))
 
 
 def test_ratios_of_several_machines_use_their_means(run: Any) -> None:

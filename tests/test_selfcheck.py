@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.analyze import show
+from bench.analyze import show_verdicts
 from bench.device.cpu import Cpu
 from bench.errors import Unsupported, UserError
 from bench.measure import messages, peers, runner, selfcheck
@@ -118,9 +118,9 @@ def test_a_triton_that_cannot_compile_its_own_part_has_a_reason(
 
 def test_timers_that_differ_come_with_what_to_do() -> None:
     one = {"name": "x", "mode": "eager", "median_s": 1.0, "ratio": 1.1, "lowest": 0.97, "highest": 1.03, "reason": ""}
-    differs = show.timers([{**one, "passed": False, "broken": False}])
+    differs = show_verdicts.timers([{**one, "passed": False, "broken": False}])
     assert differs.endswith("stop other programs and repeat")
-    assert "repeat" not in show.timers([{**one, "passed": True, "broken": False}])
+    assert "repeat" not in show_verdicts.timers([{**one, "passed": True, "broken": False}])
 
 
 def test_a_profiler_that_sees_no_kernel_is_no_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_the_table_tells_a_reason_from_a_difference() -> None:
 
     lacking = peers.without("triton do_bench", "no C compiler")
     broken = peers.without("all other timers", "the worker ended", broken=True)
-    text = show.timers([document(AGREES), document(lacking), document(broken)]).splitlines()[2:]
+    text = show_verdicts.timers([document(AGREES), document(lacking), document(broken)]).splitlines()[2:]
     for line, words in zip(
         text, (["1.010", "agrees"], ["not applicable", "no C comp"], ["FAILED", "ended"]), strict=True
     ):

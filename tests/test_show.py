@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.analyze import compare, show, table
+from bench.analyze import compare, show, show_laboratory, show_verdicts, table
 from bench.errors import UserError
 from bench.record import Finding
 
@@ -57,7 +57,12 @@ def test_hostile_strings_reach_no_terminal(hostile: Any, golden: Any) -> None:
         show.table(rows, by=HOSTILE),
         *show.headline(hostile.session),
     ]
-    parts += [*show.comparison(found), *show.comparison(other), show.csv_text(rows), show.csv_text(found["rows"])]
+    parts += [
+        *show_verdicts.comparison(found),
+        *show_verdicts.comparison(other),
+        show.csv_text(rows),
+        show.csv_text(found["rows"]),
+    ]
     for text in parts:
         harmless(text)
 
@@ -68,7 +73,7 @@ def test_hostile_strings_break_no_markdown(hostile: Any, golden: Any) -> None:
     harmless_markdown(show.table(rows, "github"))
     harmless_markdown(show.table(rows, "github", by="device"))
     harmless_markdown("\n".join(show.headline(hostile.session, "github")))
-    harmless_markdown("\n".join(show.comparison(found, "github")))
+    harmless_markdown("\n".join(show_verdicts.comparison(found, "github")))
 
 
 def test_hostile_strings_are_no_formula_in_a_spreadsheet(hostile: Any) -> None:
@@ -151,7 +156,7 @@ def test_a_comparison_reads_as_a_sentence_each(build: Any) -> None:
         build.file(build.rounds([median] * 3, start=start), id=str(start))
         for median, start in ((1e-3, 0), (2e-3, 3600))
     ]
-    lines = show.comparison(msgspec.to_builtins(compare.compare(sides[:1], sides[1:])))
+    lines = show_verdicts.comparison(msgspec.to_builtins(compare.compare(sides[:1], sides[1:])))
     (line,) = [line for line in lines[0].splitlines() if line.startswith("matmul")]
     assert "1.00 ms" in line and "2.00 ms" in line and "2.000" in line and "3 and 3" in line and line.endswith("slower")
     assert any("did not take turns" in line for line in lines)
@@ -170,12 +175,12 @@ def test_a_plan_keeps_its_times_under_each_other() -> None:
         "suite": "quick", "devices": ["cpu:0"], "rounds": 1, "estimate_s": 71.0, "cases": cases, "findings": [],
         "skipped": [{"case": "train_step", "reason": "needs about 128 GiB"}],
     }  # fmt: skip
-    _, _, short, long, _ = show.plan(document)
+    _, _, short, long, _ = show_laboratory.plan(document)
     assert len(short) == len(long)
-    assert show.plan({**document, "cases": [], "skipped": []})[0] == "suite quick on cpu:0"
+    assert show_laboratory.plan({**document, "cases": [], "skipped": []})[0] == "suite quick on cpu:0"
 
 
 def test_readings_of_memory_are_in_words_that_people_use() -> None:
     readings = {"host_memory_used_bytes": 3 * 2**30, "power_w": 71.25}
-    (line,) = show._capabilities({"capabilities": dict.fromkeys(readings, "ok"), "readings": readings})
+    (line,) = show_laboratory._capabilities({"capabilities": dict.fromkeys(readings, "ok"), "readings": readings})
     assert line == "host_memory_used_bytes 3.00 GiB, power_w 71.25"

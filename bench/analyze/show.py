@@ -1,6 +1,6 @@
-"""Show and tabulate: result files as text for people. The one place where numbers become strings."""
+"""Show: a result file as text for people, and how any table is drawn. The `show_` modules have the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench import units
@@ -72,61 +72,6 @@ def _idle(session: Session, number: int) -> str:
     return ", ".join(f"{power_w:.1f} W{which}" for which, power_w in told.items() if power_w is not None)
 
 
-def devices(document: dict[str, Any]) -> list[str]:
-    """What is here, what can be read, what is not here and why, what will disturb."""
-    host, lines = document["host"], []
-    for device in document["devices"]:
-        memory = f", {units.gibibytes(device['memory_bytes'])}" if device["memory_bytes"] else ""
-        chip = f", chip {device['chip']}" if device["chip"] else ""
-        driver = f", driver {device['driver']}" if device["driver"] else ""
-        lines.append(f"{device['spec']:<10} {plain(device['name'])}{memory}{chip}{driver}")
-        lines += [f"{'':10}   {plain(line)}" for line in _capabilities(device)]
-    lines += ["", "not here:"]
-    lines += [f"{vendor:<10} {plain(reason)}" for vendor, reason in document["absent"].items()]
-    kind = "".join([", virtual machine" * bool(host["virtualisation"]), ", container" * host["container"]])
-    lines += [
-        "",
-        f"host       {plain(host['cpu'])}, {host['cores']} cores, {host['threads']} threads used, "
-        f"{units.gibibytes(host['memory_bytes'])}, {plain(host['system'])} {plain(host['kernel'])}{kind}",
-        "software   " + plain(", ".join(f"{name} {version}" for name, version in document["software"].items()), 500),
-        "",
-    ]
-    disturbing = [f"  - {plain(finding['message'], 300)}" for finding in document["findings"]]
-    return lines + (["what will disturb a measurement:", *disturbing] if disturbing else ["nothing seen that disturbs"])
-
-
-def listing(rows: list[dict[str, Any]]) -> str:
-    """Workloads, suites, models or chips."""
-    # Where a figure comes from and other names are for --json and for the file: they would push figures off the screen.
-    if rows and "scale" in rows[0]:  # two texts, of which one line of a terminal has room for one
-        lines = [line for row in rows for line in ([row["name"], row["summary"]], ["", f"set: {row['parameters']}"])]
-        return tabulate(
-            ["workload", "a step, and what --set takes"], [[plain(cell, 98) for cell in line] for line in lines]
-        )
-    header = [name for name in rows[0] if name not in ("source", "aliases")] if rows else ["nothing"]
-    body = [[_listed(name, row[name]) for name in header] for row in rows]
-    return tabulate([name.replace("_", " ") for name in header], body)
-
-
-def plan(document: dict[str, Any]) -> list[str]:
-    """What will be measured, and how long it will take."""
-    several = len(document["devices"]) > 1
-    width = max((len(plain(one["case"])) for one in [*document["cases"], *document["skipped"]]), default=0)
-    return [
-        f"suite {document['suite']} on {plain(', '.join(document['devices']), 500)}",
-        f"{units.several(len(document['cases']), 'case')} in {units.several(document['rounds'], 'round')}, "
-        "each round in a fresh process: "
-        f"about {units.clock(document['estimate_s'])}",
-        *(
-            f"  {plain(one['case']):<{width}} {units.clock(document['rounds'] * one['estimate_s']):>7}"
-            + (f"  on {one['device']}" if several else "")
-            for one in document["cases"]
-        ),
-        *(f"  {plain(one['case']):<{width}}  {plain(one['reason'])}" for one in document["skipped"]),
-        *(f"note: {plain(finding['message'], 300)}" for finding in document["findings"]),
-    ]
-
-
 def table(rows: Sequence[Row], style: str = "simple", *, by: str | None = None, devices: bool = False) -> str:
     """The rows as text, notes as letters that are explained below; with `by`, cases down and its values across."""
     if by:
@@ -147,87 +92,6 @@ def table(rows: Sequence[Row], style: str = "simple", *, by: str | None = None, 
 
 def _letter(number: int) -> str:
     return chr(ord("a") + number) if number < 26 else str(number)
-
-
-def findings(found: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """One line for each finding, and one for each file."""
-    lines = []
-    for name in map(plain, names):
-        own = [finding for finding in found if finding["file"] == name]
-        lines += [
-            f"{name}{', line ' + str(one['line']) if one['line'] else ''}: {one['level']}: {one['message']}"
-            for one in own
-        ]
-        levels = [one["level"] for one in own]
-        say = "refused" if "error" in levels else "accepted"
-        if "quarantine" in levels:
-            say += "; nothing is calibrated by the cases in quarantine until somebody has looked"
-        lines.append(f"{name}: {say}")
-    return lines
-
-
-def submission(document: dict[str, Any]) -> list[str]:
-    """What was found in a run, what was taken out of it and what became of it: for standard error."""
-    lines = [
-        f"{one['file']}{', line ' + str(one['line']) if one['line'] else ''}: {one['level']}: {one['message']}"
-        for one in document["findings"]
-    ]
-    if document["refused"]:
-        return [*lines, "refused: nothing was written"]
-    removed = ", ".join(f"{count} with a {kind}" for kind, count in sorted(document["removed"].items()))
-    lines.append(f"taken out of its texts: {removed or 'nothing, there was nothing that identifies'}")
-    lines += [f"{one['file']} is there already, as it would be written" for one in document["files"] if one["old"]]
-    if document["proven"] is False:
-        lines.append(
-            "this computer did not submit that run, so the notice proves nothing: those who keep the table must ask"
-        )
-    if document["commit"]:
-        lines.append(f"committed as {document['commit'][:12]}; push it with: {document['git'][-1]}")
-    return [plain(line, 700) for line in lines]
-
-
-def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
-    """Verdicts as a table, then what else differs between the sides."""
-    rows, body = document["rows"], []
-    for row in rows:
-        interval = "{:.3f} to {:.3f}".format(*row["interval95"]) if row["interval95"] else ""
-        body.append(
-            [
-                plain(row["case"]),
-                _or_dash(row["before_s"], units.seconds),
-                _or_dash(row["after_s"], units.seconds),
-                _or_dash(row["ratio"], lambda ratio: f"{ratio:.3f}"),
-                interval,
-                f"{row['rounds'][0]} and {row['rounds'][1]}",
-                row["verdict"] + (f": {plain(row['reason'])}" if row["reason"] else ""),
-            ]
-        )
-    lines = [*_score(document["score"]), *map(plain, document["notes"])]
-    lines += [f"only before: {plain(case)}" for case in document["only_before"]]
-    lines += [f"only after: {plain(case)}" for case in document["only_after"]]
-    lines += [f"also differs: {plain(difference)}" for difference in document["differences"]]
-    one_machine = [row for row in rows if row["verdict"] != "not comparable" and max(row["machines"]) == 1]
-    if any(not row["interleaved"] for row in one_machine):
-        lines.append(
-            "the sides did not take turns: intervals include the machine's drift between sittings; "
-            "run them alternately, several times each, to see smaller differences"
-        )
-    header = ["case", "before", "after", "time ratio", "95 % interval", "rounds", "verdict"]
-    return [tabulate(header, body, style), "", *styled(lines, style)]
-
-
-def _score(found: dict[str, Any] | None) -> list[str]:
-    """All cases as one number, or why not."""
-    if found is None:
-        return []
-    if found["ratio"] is None:
-        return [f"no ratio over all cases: {found['reason']}"]
-    low, high = found["interval95"]
-    times = f"{units.seconds(found['before_s'])} and {units.seconds(found['after_s'])}"
-    return [
-        f"over all {found['cases']} cases: time ratio {found['ratio']:.3f}, 95 % interval {low:.3f} to {high:.3f} "
-        f"(geometric mean); one step of each took {times}"
-    ]
 
 
 def rate(row: Row) -> str:
@@ -260,9 +124,9 @@ def distributions(rows: Sequence[Row], style: str = "simple") -> str:
         [
             plain(row["case"]),
             str(row["samples"]),
-            *(_or_dash(row[field], units.seconds) for field in fields),
+            *(or_blank(row[field], units.seconds) for field in fields),
             str(row["outliers_far"]),
-            _or_dash(row["page_faults_per_step"], lambda faults: f"{faults:.2f}"),
+            or_blank(row["page_faults_per_step"], lambda faults: f"{faults:.2f}"),
         ]
         for row in rows
         if row.get("samples")
@@ -291,47 +155,20 @@ def facts(rows: Sequence[Row], style: str = "simple") -> list[str]:
     return styled(lines, style)
 
 
-def timers(readings: Sequence[dict[str, Any]]) -> str:
-    """Other timers beside ours."""
-    body = [
-        [
-            one["name"], one["mode"], _or_dash(one["median_s"], units.seconds), _or_dash(one["ratio"], "{:.3f}".format),
-            f"{one['lowest']:.2f} to {one['highest']:.2f}", _agrees(one), plain(one["reason"]),
-        ]
-        for one in readings
-    ]  # fmt: skip
-    drawn = tabulate(*without_empty(["timer", "calls", "median", "to ours", "agrees from", "verdict", ""], body))
-    if not any(one["passed"] is False and not one["broken"] for one in readings):
-        return drawn
-    return f"{drawn}\n\non a busy machine timers differ by what others took meanwhile: stop other programs and repeat"
-
-
-def _agrees(reading: dict[str, Any]) -> str:
-    if reading["passed"] is None:
-        return "not applicable"
-    return "agrees" if reading["passed"] else "FAILED" if reading["broken"] else "DIFFERS"
-
-
-def verdicts(found: Sequence[dict[str, Any]]) -> str:
-    """One line for each thing that must hold."""
-    body = [[plain(one[key]) for key in ("name", "measured", "required", "verdict")] for one in found]
-    return tabulate(["check", "measured", "required", "verdict"], body)
-
-
 def power(rows: Sequence[Row], style: str = "simple") -> str:
     """What the board drew and how it was held, for those who look closer; nothing where it tells nothing."""
     body = [
         [
             plain(row["case"]),
-            _or_dash(row["power_w"], lambda power_w: f"{power_w:.1f} W"),
-            _or_dash(row["energy_per_step_j"], units.joules),
-            _or_dash(row["net_energy_per_step_j"], units.joules),
-            _or_dash(row["energy_per_token_j"], units.joules),
-            _or_dash(row["energy_uncertainty"], units.percent),
+            or_blank(row["power_w"], lambda power_w: f"{power_w:.1f} W"),
+            or_blank(row["energy_per_step_j"], units.joules),
+            or_blank(row["net_energy_per_step_j"], units.joules),
+            or_blank(row["energy_per_token_j"], units.joules),
+            or_blank(row["energy_uncertainty"], units.percent),
             plain(", ".join(filter(None, (row["energy_method"], row["energy_boundary"])))),
-            _or_dash(row["clock_hz"], lambda clock_hz: units.scaled(clock_hz, "Hz")),
-            _or_dash(row["power_limited"], lambda share: units.percent(share, 0)),
-            _or_dash(row["temperature_c"], lambda celsius: f"{celsius:.0f} °C"),
+            or_blank(row["clock_hz"], lambda clock_hz: units.scaled(clock_hz, "Hz")),
+            or_blank(row["power_limited"], lambda share: units.percent(share, 0)),
+            or_blank(row["temperature_c"], lambda celsius: f"{celsius:.0f} °C"),
         ]
         for row in rows
         if any(row[name] is not None for name in ("power_w", "energy_per_step_j", "clock_hz", "temperature_c"))
@@ -348,10 +185,10 @@ def wall(found: dict[str, Any], style: str = "simple") -> list[str]:
             plain(one["case"]),
             f"{one['power_w']:.1f} W",
             units.joules(one["energy_per_step_j"]),
-            _or_dash(one["energy_per_token_j"], units.joules),
+            or_blank(one["energy_per_token_j"], units.joules),
             units.percent(one["half_width"]),
             f"{one['seconds']:.0f} s",
-            _or_dash(one["to_board"], lambda ratio: f"{ratio:.2f}"),
+            or_blank(one["to_board"], lambda ratio: f"{ratio:.2f}"),
         ]
         for one in found["rows"]
     ]
@@ -406,13 +243,13 @@ def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tupl
         [
             plain(row["device"]) if devices else "",
             plain(row["case"]),
-            _or_dash(row["step_s"], units.seconds),
-            _or_dash(row["spread"], lambda spread: units.percent(spread) if spread <= 1 else "> 100 %"),
+            or_blank(row["step_s"], units.seconds),
+            or_blank(row["spread"], lambda spread: units.percent(spread) if spread <= 1 else "> 100 %"),
             rate(row),
-            _or_dash(row["of_measured"], lambda share: units.percent(share, 0)),
-            _or_dash(row["of_datasheet"], lambda share: units.percent(share, 0)),
+            or_blank(row["of_measured"], lambda share: units.percent(share, 0)),
+            or_blank(row["of_datasheet"], lambda share: units.percent(share, 0)),
             *_utilization(row),
-            _or_dash(row["power_w"], lambda power_w: f"{power_w:.0f} W"),
+            or_blank(row["power_w"], lambda power_w: f"{power_w:.0f} W"),
             _energy(row),
             str(row["rounds"]),
             (" " if marks else "; ").join(marks.get(note, note) for note in notes(row)),
@@ -426,7 +263,7 @@ def _energy(row: Row) -> str:
     """Gross energy of a token, or of a step where there are none."""
     if row["energy_per_token_j"] is not None:
         return f"{units.joules(row['energy_per_token_j'])}/tok"
-    return _or_dash(row["energy_per_step_j"], units.joules)
+    return or_blank(row["energy_per_step_j"], units.joules)
 
 
 def _utilization(row: Row) -> list[str]:
@@ -441,36 +278,6 @@ def _utilization(row: Row) -> list[str]:
 def _pivot_cells(columns: list[str], lines: list[list[Any]]) -> tuple[list[str], Cells]:
     body = [[plain(name), *(rate(row) if row else "" for row in found)] for name, *found in lines]
     return ["case", *map(plain, columns)], body
-
-
-def _capabilities(device: dict[str, Any]) -> list[str]:
-    """Readings with their values, and each reason with the quantities that it keeps away."""
-    if not device["capabilities"]:
-        return ["no sensors are read from this kind of device"]
-    readings = [
-        f"{name} {units.gibibytes(value) if name.endswith('_bytes') else units.significant(value, 4)}"
-        for name, value in device["readings"].items()
-    ]
-    reasons: dict[str, list[str]] = {}
-    for name, state in device["capabilities"].items():
-        if state != "ok":
-            reasons.setdefault(state, []).append(name)
-    missing = [f"unknown: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
-    return ([", ".join(readings)] if readings else []) + missing
-
-
-def _listed(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if name.endswith("_per_s"):
-        return units.scaled(value, "FLOP/s" if "flops" in name else "B/s")
-    if name == "memory_bytes":
-        return units.gibibytes(value)
-    if name == "power_w":
-        return f"{value:.0f} W"
-    if name in {"parameters", "active_parameters"} and isinstance(value, int):
-        return f"{value:,}"
-    return plain(", ".join(value) if isinstance(value, list | tuple) else str(value), 90)
 
 
 def _csv(value: Any) -> Any:
@@ -499,8 +306,9 @@ def _wordy(body: Cells, column: int) -> bool:
     return any(line[column][:1].isalpha() for line in body)
 
 
-def _or_dash(value: Any, say: Any) -> str:
-    return "" if value is None else str(say(value))
+def or_blank(value: Any, say: Callable[[Any], str]) -> str:
+    """A cell of what may be unknown."""
+    return "" if value is None else say(value)
 
 
 def without_empty(header: list[str], body: Cells) -> tuple[list[str], Cells]:

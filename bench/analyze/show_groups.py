@@ -1,12 +1,12 @@
 """Show groups: medians over machines, and the place of one machine among others, as text for people."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from bench import units
 from bench.analyze import show
 from bench.analyze.grouped import QUARTILES, named
 from bench.analyze.row import Row
+from bench.analyze.show import or_blank
 from bench.analyze.table import arranged, spread_out
 from bench.text import plain
 
@@ -42,10 +42,10 @@ def standing(places: Sequence[Row], style: str = "simple") -> list[str]:
             show.rate(one),
             _rate(one, one["speed_to_others"] and one["rate"] / one["speed_to_others"]),
             f"{one['slower']} of {one['others']}" if one["others"] else "no others",
-            _or_dash(one["percentile"], lambda share: f"{100 * share:.0f}"),
-            *(_or_dash(one[f"{whose}clock_hz"], lambda value: units.scaled(value, "Hz")) for whose in ("", "others_")),
-            *(_or_dash(one[f"{whose}power_limit_w"], lambda value: f"{value:.0f} W") for whose in ("", "others_")),
-            *(_or_dash(one[f"{whose}temperature_c"], lambda value: f"{value:.0f} °C") for whose in ("", "others_")),
+            or_blank(one["percentile"], lambda share: f"{100 * share:.0f}"),
+            *(or_blank(one[f"{whose}clock_hz"], lambda value: units.scaled(value, "Hz")) for whose in ("", "others_")),
+            *(or_blank(one[f"{whose}power_limit_w"], lambda value: f"{value:.0f} W") for whose in ("", "others_")),
+            *(or_blank(one[f"{whose}temperature_c"], lambda value: f"{value:.0f} °C") for whose in ("", "others_")),
         ]
         for one in places
     ]
@@ -101,15 +101,15 @@ def _listed(groups: Sequence[Row], by: str | None) -> tuple[list[str], list[list
             str(one["runs"]),
             show.rate(one),
             _half(one),
-            _or_dash(one["of_measured"], lambda share: units.percent(share, 0)),
-            _or_dash(one["of_datasheet"], lambda share: units.percent(share, 0)),
-            _or_dash(one["tokens_per_joule"], units.significant),
-            _or_dash(one.get("tokens_per_money"), lambda tokens: units.scaled(tokens, "")),
-            _or_dash(one["power_w"], lambda value: f"{value:.0f} W"),
-            _or_dash(one["power_limit_w"], lambda value: f"{value:.0f} W"),
-            _or_dash(one["power_limit_share"], lambda share: units.percent(share, 0)),
-            _or_dash(one["clock_hz"], lambda value: units.scaled(value, "Hz")),
-            _or_dash(one["temperature_c"], lambda value: f"{value:.0f} °C"),
+            or_blank(one["of_measured"], lambda share: units.percent(share, 0)),
+            or_blank(one["of_datasheet"], lambda share: units.percent(share, 0)),
+            or_blank(one["tokens_per_joule"], units.significant),
+            or_blank(one.get("tokens_per_money"), lambda tokens: units.scaled(tokens, "")),
+            or_blank(one["power_w"], lambda value: f"{value:.0f} W"),
+            or_blank(one["power_limit_w"], lambda value: f"{value:.0f} W"),
+            or_blank(one["power_limit_share"], lambda share: units.percent(share, 0)),
+            or_blank(one["clock_hz"], lambda value: units.scaled(value, "Hz")),
+            or_blank(one["temperature_c"], lambda value: f"{value:.0f} °C"),
             "; ".join(show.notes({**one, "reason": None})),
         ]
         for one in ordered
@@ -130,7 +130,3 @@ def _half(one: Row) -> str:
 
 def _rate(one: Row, value: float | None) -> str:
     return "" if value is None else show.rate({**one, "rate": value})
-
-
-def _or_dash(value: Any, say: Callable[[Any], str]) -> str:
-    return "" if value is None else say(value)

@@ -15,10 +15,10 @@ from bench.cli.group import as_json, as_table, main, print_json, print_lines, pr
 def devices(as_json: bool) -> None:
     """Show what is here, what can be read from it, and what will disturb a measurement."""
     from bench import commands
-    from bench.analyze import show
+    from bench.analyze import show_laboratory
 
     document = commands.devices()
-    print_json(document) if as_json else print_lines(show.devices(document))
+    print_json(document) if as_json else print_lines(show_laboratory.devices(document))
 
 
 @main.command("list", short_help="List workloads, suites, models, chips, or the schema.")
@@ -27,10 +27,13 @@ def devices(as_json: bool) -> None:
 def list_(what: str, as_json: bool) -> None:
     """List the workloads, suites, models or chips there are, or print the schema of a result file."""
     from bench import commands
-    from bench.analyze import show
+    from bench.analyze import show_laboratory
 
     document = commands.listing(what)
-    print_json(document) if as_json or isinstance(document, dict) else print(show.listing(document))
+    if as_json or isinstance(document, dict):
+        print_json(document)
+    else:
+        print(show_laboratory.workloads(document) if what == "workloads" else show_laboratory.listing(document))
 
 
 @main.command()
@@ -79,8 +82,8 @@ def run(
 ) -> None:
     """Measure WORKLOADS, or a whole suite; write a result file and print a table."""
     from bench import commands, units
-    from bench.analyze import show
-    from bench.measure.plan import Request
+    from bench.analyze import show, show_laboratory
+    from bench.measure.choice import Request
 
     _keep_at_a_signal()
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
@@ -98,9 +101,9 @@ def run(
         laboratory, planned = commands.prepare_run(request, device=device, seed=seed, out=None if dry_run else out)
         intended = commands.plan_document(laboratory, planned)
         if dry_run:
-            print_json(intended) if as_json else print_lines(show.plan(intended))
+            print_json(intended) if as_json else print_lines(show_laboratory.plan(intended))
             return
-        for line in show.plan(intended):
+        for line in show_laboratory.plan(intended):
             told.note(line)
         outcome = commands.carry_out(
             laboratory, planned, seed=seed, out=out, argv=["accelmark", *sys.argv[1:]], progress=told
@@ -139,7 +142,7 @@ def selfcheck(
     Exit status 1 when it does not pass.
     """
     from bench import commands
-    from bench.analyze import show
+    from bench.analyze import show_verdicts
     from bench.errors import UserError
 
     _keep_at_a_signal()
@@ -147,14 +150,14 @@ def selfcheck(
         raise UserError(f"selfcheck {what} runs loads of its own: workloads and --turns are for selfcheck aa")
     if what == "energy":
         verdicts = commands.selfcheck_energy(device=device, progress=progress_to(progress))
-        print_json(verdicts) if as_json else print(show.verdicts(verdicts))
+        print_json(verdicts) if as_json else print(show_verdicts.verdicts(verdicts))
         sys.exit(1 if any(one["verdict"] == "fail" for one in verdicts) else 0)
     if what == "timer":
         readings = commands.selfcheck_timer(device=device, progress=progress_to(progress))
-        print_json(readings) if as_json else print(show.timers(readings))
+        print_json(readings) if as_json else print(show_verdicts.timers(readings))
         sys.exit(1 if any(reading["passed"] is False for reading in readings) else 0)
     document = commands.selfcheck_aa(workloads, device=device, turns=turns or 5, progress=progress_to(progress))
-    print_json(document) if as_json else print_lines(show.comparison(document))
+    print_json(document) if as_json else print_lines(show_verdicts.comparison(document))
     sys.exit(1 if any(row["verdict"] in {"faster", "slower"} for row in document["rows"]) else 0)
 
 

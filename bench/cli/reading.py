@@ -58,11 +58,11 @@ def show(file: Path, pytest_benchmark: bool, wall: Path | None, as_json: bool, a
 def check(files: tuple[Path, ...], table: Path | None, as_json: bool) -> None:
     """Check result files: every finding with its reason. Exit status 1 when a file is refused."""
     from bench import commands
-    from bench.analyze import show
+    from bench.analyze import show_verdicts
     from bench.analyze.table import expand
 
     found = commands.check(files, table=table)
-    print_json(found) if as_json else print_lines(show.findings(found, [str(file) for file in expand(files)]))
+    print_json(found) if as_json else print_lines(show_verdicts.findings(found, [str(file) for file in expand(files)]))
     sys.exit(1 if any(finding["level"] == "error" for finding in found) else 0)
 
 
@@ -94,12 +94,12 @@ def submit(
     file is refused.
     """
     from bench import commands
-    from bench.analyze import show
+    from bench.analyze import show_verdicts
 
     document = commands.submit(
         file, to=to, supersede=supersede, retract=retract, reason=reason, hide=hide, branch=branch, dry_run=dry_run
     )
-    for line in show.submission(document):
+    for line in show_verdicts.submission(document):
         print(line, file=sys.stderr)
     if as_json:
         print_json(document)
@@ -225,7 +225,7 @@ def compare(
 ) -> None:
     """Compare two sides, each of one or more result files: equivalent, faster, slower or inconclusive."""
     from bench import commands
-    from bench.analyze import show
+    from bench.analyze import show, show_verdicts
 
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
     # A limit below the usual threshold asks for a finer judgement.
@@ -236,7 +236,7 @@ def compare(
     elif style == "csv":
         print(show.csv_text(document["rows"]), end="")
     else:
-        print_lines(show.comparison(document, "github" if style == "markdown" else "simple"))
+        print_lines(show_verdicts.comparison(document, "github" if style == "markdown" else "simple"))
     sys.exit(1 if fail_if_slower is not None and commands.slower(document, fail_if_slower / 100) else 0)
 
 

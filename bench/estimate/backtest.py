@@ -59,23 +59,12 @@ class Backtest(Protocol):
 
 def run(*, fast: bool = False, kinds: Sequence[str] | None = None) -> list[Line]:
     """A line for each group of each kind there is, in order of the kinds' names."""
-    lines: list[Line] = []
-    for path in sorted(Path(__file__).parent.glob("*/backtest.py")):
-        kind = path.parent.name
-        if kinds is None or kind in kinds:
-            module = cast(Backtest, import_module(f"bench.estimate.{kind}.backtest"))
-            lines += summarize(module.cases(fast))
-    return lines
+    return [line for module in _modules(kinds) for line in summarize(module.cases(fast))]
 
 
 def remarks(kinds: Sequence[str] | None = None) -> list[str]:
     """What each kind has to say of rows that it leaves out."""
-    modules = [
-        import_module(f"bench.estimate.{path.parent.name}.backtest")
-        for path in sorted(Path(__file__).parent.glob("*/backtest.py"))
-        if kinds is None or path.parent.name in kinds
-    ]
-    return [sentence for module in modules if hasattr(module, "remarks") for sentence in module.remarks()]
+    return [sentence for module in _modules(kinds) if hasattr(module, "remarks") for sentence in module.remarks()]
 
 
 def summarize(cases: Iterable[Case]) -> list[Line]:
@@ -204,9 +193,19 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
+def _kinds() -> list[str]:
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/backtest.py"))
+
+
+def _modules(kinds: Sequence[str] | None) -> list[Backtest]:
+    """Those of these kinds, or of all."""
+    wanted = [kind for kind in _kinds() if kinds is None or kind in kinds]
+    return [cast(Backtest, import_module(f"bench.estimate.{kind}.backtest")) for kind in wanted]
+
+
 def _main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/backtest", description=(__doc__ or "").partition("\n")[0])
-    names = sorted(path.parent.name for path in Path(__file__).parent.glob("*/backtest.py"))
+    names = _kinds()
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(names)}; all, if none is named")
     parser.add_argument("--fast", action="store_true", help="the groups alone that the check asks for")
     parser.add_argument("--store", action="store_true", help="keep the figures that the check holds later ones to")

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from bench.energy import Rises
+import msgspec
+
 from bench.sensors import Lost, Sensors
 
 if TYPE_CHECKING:
@@ -12,6 +13,36 @@ if TYPE_CHECKING:
 # Power at rest and under a load is taken over so long each time, of a load a little after its begin: some boards tell a
 # mean over a second, and energy counters tick ten times in one.
 RISE_S, RISE_LEAD_S = 1.5, 0.5
+# A board with work draws more than at rest by at least so much, and by that share of it.
+ROSE_W, ROSE = 10.0, 0.2
+MISTAKEN = "another board's sensors"
+
+
+class Rises(msgspec.Struct, frozen=True):
+    """Power in watts at rest and under a load of ours: of the board that it should be on, and of the others there."""
+
+    own_w: tuple[float, float] | None  # None where that board tells none, or is the only one
+    others_w: list[tuple[float, float]]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the load is on that board."""
+        return self.own_w is not None and _rose(self.own_w)
+
+    @property
+    def mistaken(self) -> str:
+        """Why the load cannot be on that board, or nothing: its power stayed, and another one's rose.
+
+        Where no power rose nothing follows: boards that others keep busy hardly change.
+        """
+        risen = [other for other in self.others_w if _rose(other)]
+        if self.own_w is None or self.confirmed or not risen:
+            return ""
+        stayed, (rest_w, load_w) = self.own_w, max(risen, key=lambda pair: pair[1] - pair[0])
+        return (
+            f"{MISTAKEN}: under a load of ours they went from {stayed[0]:.0f} to {stayed[1]:.0f} W, and "
+            f"another board's from {rest_w:.0f} to {load_w:.0f} W"
+        )
 
 
 def rises(sensors: Sensors, clock: "Clock", began: Callable[[], None]) -> Rises:
@@ -62,3 +93,7 @@ def _power_told(board: Sensors) -> dict[str, float]:
 
 def _pair(rest_w: float | None, load_w: float | None) -> tuple[float, float] | None:
     return None if rest_w is None or load_w is None else (rest_w, load_w)
+
+
+def _rose(pair: tuple[float, float]) -> bool:
+    return pair[1] - pair[0] > max(ROSE_W, ROSE * pair[0])

@@ -17,9 +17,10 @@ import msgspec
 
 from bench.device import Device
 from bench.device.virtual import Virtual
-from bench.energy import Board, Rises, Trace
+from bench.energy import Board, Trace
 from bench.errors import without_paths
 from bench.measure import environment, sampler
+from bench.measure.attribution import Rises
 from bench.measure.timer import Observer, Run
 
 # The first answer includes the interpreter's start and the driver library's; later ones a few calls.

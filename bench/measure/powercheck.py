@@ -13,8 +13,9 @@ import msgspec
 
 from bench import energy, stats, workload
 from bench.device import Device
-from bench.energy import Rises, Trace
+from bench.energy import Trace
 from bench.measure import timer
+from bench.measure.attribution import Rises
 from bench.measure.meter import Meter
 from bench.record import Protocol
 

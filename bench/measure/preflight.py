@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import psutil
 
-from bench import energy, units
+from bench import units
 from bench.device import Absence
+from bench.measure import attribution
 from bench.record import DeviceFacts, Finding, Host
 
 # A board that nobody uses holds some hundred megabytes for its driver.
@@ -50,7 +51,7 @@ def _host(host: Host) -> Iterator[Finding]:
 
 def _device(facts: DeviceFacts) -> Iterator[Finding]:
     name, read = facts.name, facts.readings
-    if (said := facts.capabilities.get("power_w", "")).startswith(energy.MISTAKEN):
+    if (said := facts.capabilities.get("power_w", "")).startswith(attribution.MISTAKEN):
         yield Finding(code="other_board", message=f"{name}: {said}; nothing is read of it")
     limit, default = read.get("power_limit_w"), read.get("power_limit_default_w")
     if limit and default and limit < 0.99 * default:

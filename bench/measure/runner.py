@@ -19,7 +19,7 @@ import msgspec
 from bench import record, workload
 from bench.device import Absence
 from bench.errors import UserError, private
-from bench.measure import environment, messages, plan, preflight
+from bench.measure import choice, environment, messages, plan, preflight
 from bench.measure.case import empty_record, now, refused_record
 from bench.measure.journal import Journal
 from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess, allocator_settings
@@ -133,7 +133,7 @@ def remember_speeds(laboratory: Laboratory, folders: list[Path]) -> Laboratory:
                 if session.software.get("torch") == laboratory.software.get("torch"):
                     earlier.setdefault(_same_device(facts), []).append(speeds)
     kept = [
-        plan.settled(speeds, earlier.get(_same_device(facts), []))
+        choice.settled(speeds, earlier.get(_same_device(facts), []))
         for facts, speeds in zip(laboratory.devices, laboratory.speeds, strict=True)
     ]
     return replace(laboratory, speeds=kept)

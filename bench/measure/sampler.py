@@ -23,7 +23,7 @@ from typing import Protocol
 
 import msgspec
 
-from bench.energy import Edge, Rises, Tick, Trace
+from bench.energy import Edge, Tick, Trace
 from bench.measure import attribution
 from bench.measure.orders import until_the_parent_dies
 from bench.sensors import COUNTERS, HOST_COUNTERS, SLOW, STATE, TICK, Lost, Sensors, Withheld, open_board
@@ -111,7 +111,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
 class Compared(msgspec.Struct, tag="compared", frozen=True):
     """How power rose under the load, on the worker's board and on the others that are here."""
 
-    rises: Rises
+    rises: attribution.Rises
 
 
 Order = Begin | End | Periods | Compare | Close

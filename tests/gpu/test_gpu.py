@@ -13,8 +13,8 @@ import pytest
 from bench import device as devices
 from bench import energy, stats, workload
 from bench.errors import Unsupported
+from bench.measure import attribution, contention, meter, powercheck, timer
 from bench.measure import case as cases
-from bench.measure import contention, meter, powercheck, timer
 from bench.measure.messages import Job
 from bench.record import Protocol, Record
 
@@ -230,7 +230,7 @@ def test_a_load_is_on_the_board_whose_sensors_are_read(device: Any, metered: met
     if found.own_w is None:
         pytest.skip("the only board here, or one that tells no power")
     assert not found.mistaken
-    assert found.own_w[1] - found.own_w[0] > energy.ROSE_W, found
+    assert found.own_w[1] - found.own_w[0] > attribution.ROSE_W, found
 
 
 def test_a_board_that_is_well_reports_no_error(device: Any) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bench import units
 from bench.chip import Chip
 from bench.estimate.operation import attention as micro_attention
 from bench.estimate.operation.curves import Attention, BandwidthCurve, CollectiveTable, Gemm, GemmCurve, Pass
@@ -200,7 +201,7 @@ def _collective(task: Task, shape: Exchange, evidence: Evidences) -> Answer | st
         seconds=math.exp(logs),
         sigma=math.hypot(_sigma(level, _LATENCY_SHARE * fixed, spread), _links_sigma(task, shape)),
         evidence=level,
-        basis=f"no table of these links and ranks: {count(len(near), 'table')} most like it, of {alike}",
+        basis=f"no table of these links and ranks: {units.several(len(near), 'table')} most like it, of {alike}",
     )
 
 
@@ -323,11 +324,6 @@ def _names(profiles: Sequence[Profile]) -> str:
 
 def _chips(profiles: Sequence[Profile]) -> str:
     return ", ".join(sorted({profile.chip.name for profile in profiles}))
-
-
-def count(number: int, what: str) -> str:
-    """So many of them, in words that agree."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _sizes(shape: Gemm) -> "Array":

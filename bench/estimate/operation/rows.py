@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
+from bench import units
 from bench.errors import not_installed
 from bench.estimate.operation.curves import Pass
-from bench.estimate.operation.elsewhere import Answer, count, from_elsewhere, seconds_on
+from bench.estimate.operation.elsewhere import Answer, from_elsewhere, seconds_on
 from bench.estimate.operation.evidence import Evidences, Profile, key_of, published
 from bench.estimate.operation.tasks import Exchange, Task, task_of
 from bench.estimate.prediction import Interval, Prediction, refused
@@ -84,7 +85,7 @@ def _from_own(task: Task, profile: Profile) -> Answer:
         seconds=seconds,
         sigma=sigma,
         evidence="L0" if inside else "L1",
-        basis=f"{count(goodness.num_points, 'row')} on {profile.chip.name}, {whose}; "
+        basis=f"{units.several(goodness.num_points, 'row')} on {profile.chip.name}, {whose}; "
         f"left out, they were {goodness.loo_median:.0%} off at the median, {goodness.loo_p90:.0%} at p90"
         + ("" if inside else "; this one lies beyond what was measured"),
         profile=profile,
@@ -106,7 +107,7 @@ def _anchored(answer: Answer, anchors: Sequence[tuple[Task, float]], evidence: E
         seconds=answer.seconds * math.exp(share * sum(errors) / len(errors)),
         sigma=math.hypot(_ROW_SD, _MACHINE_SD * math.sqrt(1.0 - share)),
         evidence="L1",
-        basis=f"{answer.basis}; shifted by {count(len(errors), 'row')} of your own",
+        basis=f"{answer.basis}; shifted by {units.several(len(errors), 'row')} of your own",
     )
 
 
