@@ -165,7 +165,7 @@ def plan_document(laboratory: "Laboratory", planned: "Plan") -> Document:
                 "workload": one.case.name,
                 "params": one.case.params(),
                 "device": laboratory.specs[one.device],
-                "estimate_s": one.estimate_s,
+                "estimate_s": planned.rounds * one.estimate_s + one.compile_s + one.energy_s,
             }
             for one in planned.cases
         ],

@@ -56,7 +56,7 @@ def plan(document: dict[str, Any]) -> list[str]:
         "each round in a fresh process: "
         f"about {units.clock(document['estimate_s'])}",
         *(
-            f"  {plain(one['case']):<{width}} {units.clock(document['rounds'] * one['estimate_s']):>7}"
+            f"  {plain(one['case']):<{width}} {units.clock(one['estimate_s']):>7}"
             + (f"  on {one['device']}" if several else "")
             for one in document["cases"]
         ),
