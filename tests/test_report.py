@@ -45,6 +45,17 @@ def test_the_golden_file_gives_the_golden_page(golden: Path) -> None:
     )
 
 
+def test_a_case_in_quarantine_is_no_headline(build: Any) -> None:
+    slow = build.record([2e-3] * 8)
+    fast = build.record([1e-3] * 8, params=MATMUL | {"k": 128})
+    file = build.file([slow, fast])
+    (sound,), (doubted,) = (evidence.kinds([file], keys) for keys in ((), {(file.session.id, fast.device, fast.key())}))
+    best = [kind.machines[0].best("matmul", "flops_per_s") for kind in (sound, doubted)]
+    assert [one.summary.first.params["k"] for one in best if one] == [128, 64]
+    assert dict(words.headline(sound)) != dict(words.headline(doubted))
+    assert len(doubted.machines[0].latest) == 2  # shown all the same
+
+
 def test_the_same_files_give_the_same_page_in_any_process_and_order(
     planted: Path, golden: Path, tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ def gallery(folder: Path, sections: Mapping[str, Sequence[Document]] | None = No
     if not paths:
         parts.append(_EMPTY)
     else:
-        evidence = gather(paths)
+        evidence = gather(paths, accepted=history.accepted(folder))
         where = {path.name: path.relative_to(folder).parent for path in paths}
         parts += [*_machines(evidence, where), *_findings(evidence)]
     parts += [part for title, rows in (sections or {}).items() for part in section(title, rows)]

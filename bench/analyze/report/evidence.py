@@ -6,7 +6,7 @@ figures show the latest, and the table has all.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bench import chip, record, stats
@@ -16,7 +16,7 @@ from bench.analyze.summary import Summary, ceilings, extrapolated, summarize
 from bench.analyze.table import Row
 from bench.chip import Chip
 from bench.errors import UserError
-from bench.record import DeviceFacts, ResultFile, Session
+from bench.record import DeviceFacts, Key, ResultFile, Session
 from bench.text import plain
 
 
@@ -26,6 +26,7 @@ class Result:
 
     summary: Summary
     row: Row
+    doubted: bool = False  # `check` holds it in quarantine: shown, and no headline
 
     @property
     def key(self) -> str:
@@ -49,8 +50,12 @@ class Machine:
     results: list[Result] = field(repr=False)  # of all sessions, in order of time
 
     def best(self, workload: str, value: str) -> Result | None:
-        """The result of a workload with the largest such value."""
-        found = [one for one in self.latest.values() if one.row["workload"] == workload and one.row[value] is not None]
+        """The result of a workload with the largest such value, of those that are not in quarantine."""
+        found = [
+            one
+            for one in self.latest.values()
+            if one.row["workload"] == workload and one.row[value] is not None and not one.doubted
+        ]
         return max(found, key=lambda one: float(one.row[value]), default=None)
 
 
@@ -108,8 +113,10 @@ class Evidence:
         return [(kind, machine) for kind in self.kinds for machine in kind.machines]
 
 
-def gather(paths: Iterable[str | os.PathLike[str]]) -> Evidence:
-    """Reads and checks the files. Raises UserError when there is none, or none that may be used."""
+def gather(paths: Iterable[str | os.PathLike[str]], *, accepted: Iterable[str] = ()) -> Evidence:
+    """Reads and checks the files. Raises UserError when there is none, or none that may be used. `accepted`: ids of
+    files that are far from others, and that somebody has looked at.
+    """
     found, read, refused = [], [], []
     everything = table.expand(paths)
     for path in everything:
@@ -126,10 +133,11 @@ def gather(paths: Iterable[str | os.PathLike[str]]) -> Evidence:
             f"{len(refused)} of {len(refused)} files are refused, so there is nothing to report; {first.file}: "
             f"{first.message} (`accelmark check` shows all)"
         )
-    return Evidence(kinds=kinds(read), findings=found, num_files=len(everything), refused=refused)
+    made = kinds(read, check.quarantined(read, accepted=accepted))
+    return Evidence(kinds=made, findings=found, num_files=len(everything), refused=refused)
 
 
-def kinds(read: Sequence[ResultFile]) -> list[Kind]:
+def kinds(read: Sequence[ResultFile], in_quarantine: Container[Key] = ()) -> list[Kind]:
     """The devices of these files by kind, those with most machines first."""
     summaries = summarize(read)
     roofs = ceilings(summaries)
@@ -137,7 +145,8 @@ def kinds(read: Sequence[ResultFile]) -> list[Kind]:
     for one in [*summaries, *extrapolated(summaries)]:
         kind, machine = _identity(one.session, one.first.device)
         row = table.row(one, roofs[one.session.id, one.first.device])
-        by_machine.setdefault(kind, {}).setdefault(machine, []).append(Result(summary=one, row=row))
+        doubted = (one.session.id, one.first.device, one.first.key()) in in_quarantine
+        by_machine.setdefault(kind, {}).setdefault(machine, []).append(Result(summary=one, row=row, doubted=doubted))
     ordered = sorted(by_machine.items(), key=lambda item: (-len(item[1]), item[0]))
     names = [_short(found) for _, found in ordered]
     return [

@@ -37,7 +37,7 @@ def best_products(kind: Kind) -> dict[str, float]:
     for machine in kind.machines:
         own: dict[str, float] = {}
         for one in machine.latest.values():
-            if one.row["workload"] == "matmul" and one.row["flops_per_s"]:
+            if one.row["workload"] == "matmul" and one.row["flops_per_s"] and not one.doubted:
                 dtype = one.summary.first.identity.dtype
                 own[dtype] = max(own.get(dtype, 0.0), one.row["flops_per_s"])
         for dtype, rate in own.items():
