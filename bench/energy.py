@@ -34,6 +34,20 @@ ABOVE_LIMIT = 1.5
 UNLIMITED_W = 5000.0
 TEMPERATURE_C = (-20.0, 130.0)
 STALE_S = 3.0
+CLOCK_HZ = (1e6, 1e11)
+# Of what is asked at the ends of a window. A share of the GPU's own counters may be a rounding above the whole.
+SHARE, SIZE_BYTES, CODE = (0.0, 1.01), (0.0, 1e15), (0.0, 255.0)
+AT_ENDS = {
+    "memory_clock_hz": CLOCK_HZ,
+    "host_clock_hz": CLOCK_HZ,
+    "host_temperature_c": TEMPERATURE_C,
+    "temperature_margin_c": (-130.0, 150.0),
+    **dict.fromkeys(("memory_active", "host_cpu_share"), SHARE),
+    **dict.fromkeys(("sm_active", "sm_occupancy", "tensor_active", "dram_active"), SHARE),
+    **dict.fromkeys(("memory_used_bytes", "host_memory_used_bytes"), SIZE_BYTES),
+    **dict.fromkeys(("pcie_generation", "pcie_width"), (1.0, 64.0)),
+    **dict.fromkeys(("performance_state", "recovery_action"), CODE),
+}
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -153,10 +167,11 @@ class Gated:
 
 def gate(trace: Trace, board: Board) -> Gated:
     """Leaves out values that no board can have: a wrong number is worse than none."""
-    limit_w = ABOVE_LIMIT * (board.power_limit_w or UNLIMITED_W / ABOVE_LIMIT)
+    limit_w = min(ABOVE_LIMIT * (board.power_limit_w or math.inf), UNLIMITED_W)  # a limit may be absurd too
     bounds = {
         "power_w": (1e-3, limit_w),
         "power_average_w": (1e-3, limit_w),
+        "clock_hz": CLOCK_HZ,
         "temperature_c": TEMPERATURE_C,
         "memory_temperature_c": TEMPERATURE_C,
         "kernel_active": (0.0, 1.0),
@@ -168,11 +183,31 @@ def gate(trace: Trace, board: Board) -> Gated:
         if wrong := sum(not low <= value <= high for value in values):
             reasons[name] = f"{wrong} of {len(values)} readings outside of {low:g} to {high:g} left out"
             ticks = [_without(tick, name) if not low <= tick.values.get(name, low) <= high else tick for tick in ticks]
+    wrong_ends = _ends_wrong(trace)
+    reasons |= wrong_ends
+    trace = msgspec.structs.replace(
+        trace, first=_left_of(trace.first, wrong_ends), last=_left_of(trace.last, wrong_ends)
+    )
     if reason := _counter_wrong(trace, limit_w):
         reasons["energy_j"] = reason
         ticks = [_without(tick, "energy_j") for tick in ticks]
         return Gated(msgspec.structs.replace(trace, ticks=ticks, start=None, stop=None), reasons)
     return Gated(msgspec.structs.replace(trace, ticks=ticks), reasons)
+
+
+def _ends_wrong(trace: Trace) -> dict[str, str]:
+    """What was told at the ends of a window and cannot be true: values, and more throttled time than there was time."""
+    reasons = {
+        name: f"{trace.last[name]:g} is outside of {low:g} to {high:g}"
+        for name, (low, high) in AT_ENDS.items()
+        if name in trace.last and not low <= trace.last[name] <= high
+    }
+    for name in trace.last:
+        change_s = trace.change(name) if name.startswith("throttle_") else None
+        # Each end is read within a second of the window's.
+        if change_s is not None and change_s > trace.window_s + 1.0:
+            reasons[name] = f"{change_s:.4g} s of throttling counted in {trace.window_s:.4g} s"
+    return reasons
 
 
 def _counter_wrong(trace: Trace, limit_w: float) -> str:
@@ -321,3 +356,7 @@ def _trapezoid(points: Sequence[tuple[float, float]]) -> float:
 
 def _without(tick: Tick, name: str) -> Tick:
     return msgspec.structs.replace(tick, values={key: value for key, value in tick.values.items() if key != name})
+
+
+def _left_of(told: dict[str, float], wrong: dict[str, str]) -> dict[str, float]:
+    return {name: value for name, value in told.items() if name not in wrong}

@@ -210,11 +210,47 @@ def test_a_counter_that_fell_between_the_two_ends_gives_no_aligned_energy() -> N
 
 
 def test_impossible_temperatures_and_shares_are_left_out() -> None:
-    values = {"temperature_c": 65535.0, "kernel_active": 1.2, "clock_hz": 1e9}
+    values = {"temperature_c": 65535.0, "kernel_active": 1.2, "memory_temperature_c": 60.0}
     seen = Trace(begin_s=0.0, end_s=1.0, period_s=0.1, ticks=[Tick(0.0, 0.0, values)])
     gated = energy.gate(seen, BOARD)
-    assert gated.trace.names() == ["clock_hz"]
+    assert gated.trace.names() == ["memory_temperature_c"]
     assert set(gated.reasons) == {"temperature_c", "kernel_active"}
+
+
+@pytest.mark.parametrize("clock_hz", [0.0, -1e6, 4294967295e6])
+def test_an_impossible_clock_is_left_out(clock_hz: float) -> None:
+    ticks = [Tick(0.1 * place, 0.0, {"clock_hz": one}) for place, one in enumerate((1e9, clock_hz, 1e9))]
+    gated = energy.gate(Trace(begin_s=0.0, end_s=1.0, period_s=0.1, ticks=ticks), BOARD)
+    assert [value for _, value in gated.trace.series("clock_hz")] == [1e9, 1e9]
+    assert "1 of 3" in gated.reasons["clock_hz"]
+
+
+def test_an_absurd_limit_does_not_let_an_absurd_power_through() -> None:
+    limited = Board(boundary="gpu_board", power_limit_w=4294967.295)
+    assert "1 of 3" in energy.gate(trace([400.0, 1e6, 400.0]), limited).reasons["power_w"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory_active", 655.35), ("tensor_active", -0.1), ("memory_clock_hz", 0.0), ("temperature_margin_c", 65535.0),
+        ("pcie_width", 0.0), ("pcie_generation", 4294967295.0), ("memory_used_bytes", -1.0),
+        ("recovery_action", 4294967295.0),
+    ],
+)  # fmt: skip
+def test_a_state_that_no_board_can_have_is_left_out_with_a_reason(name: str, value: float) -> None:
+    gated = energy.gate(trace([400.0] * 3, last={name: value, "compute_processes": 1.0}), BOARD)
+    assert gated.trace.last == {"compute_processes": 1.0}
+    assert set(gated.reasons) == {name}
+
+
+def test_more_throttled_time_than_there_was_time_is_none() -> None:
+    ends = {"first": {"throttle_thermal_s": 5.0}, "last": {"throttle_thermal_s": 5e9}}
+    gated = energy.gate(trace([400.0] * 80, **ends), BOARD)
+    assert gated.trace.change("throttle_thermal_s") is None
+    assert "of throttling counted in 7.9 s" in gated.reasons["throttle_thermal_s"]
+    seen = trace([400.0] * 80, first={"throttle_thermal_s": 5.0}, last={"throttle_thermal_s": 13.0})
+    assert energy.gate(seen, BOARD).trace == seen
 
 
 def test_a_counter_of_faults_that_fell_says_nothing() -> None:

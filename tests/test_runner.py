@@ -457,6 +457,21 @@ def test_what_outlives_cases_is_left_out_of_collections_and_what_a_case_leaves_i
         gc.enable()
 
 
+def test_what_was_on_the_board_before_stands_beside_each_number_of_it(tmp_path: Path) -> None:
+    """In a container the list of processes may be empty: memory that is in use tells."""
+    lab = laboratory("virtual")
+    (facts,) = lab.devices
+    for used, flagged in ((20 << 30, True), (200 << 20, False)):
+        readings = {"memory_used_bytes": float(used), "compute_processes": 0.0}
+        lab = replace(lab, devices=[msgspec.structs.replace(facts, readings=readings)])
+        the_plan, path = planned(copies(2)), tmp_path / f"{used}.jsonl"
+        session = runner.new_session(lab, the_plan, seed=0, argv=[])
+        outcome = runner.carry_out(lab, the_plan, session, path, Recorder())
+        kept = record.read(path).records
+        assert len(kept) == 2 and kept == outcome.records
+        assert all(("shared_device" in one.flags) == flagged for one in kept)
+
+
 def test_a_worker_without_its_device_refuses_and_a_case_then_has_a_record(tmp_path: Path) -> None:
     with worker("virtual:7") as process, pytest.raises(UserError, match=r"virtual:7.*virtual:0"):
         process.ask(messages.Describe())

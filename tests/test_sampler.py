@@ -16,7 +16,7 @@ import pytest
 from bench import device as devices
 from bench import energy
 from bench.device import Device
-from bench.measure import sampler
+from bench.measure import sampler, telemetry
 from bench.measure.meter import ProcessMeter
 from bench.sensors import COUNTERS, SLOW, TICK, Lost, Sensors
 
@@ -208,6 +208,18 @@ def test_a_board_that_leaves_the_bus_keeps_what_was_seen_before(meter: Callable[
     assert watching.trace.lost and watching.trace.ticks
 
 
+def test_a_board_that_was_lost_between_two_windows_is_lost_to_those_that_follow(
+    meter: Callable[..., ProcessMeter],
+) -> None:
+    watching = meter("lost", 1.0)
+    assert watching.periods(hold) == {}
+    for _ in range(2):
+        watching.begin(hold)
+        watching.end(hold)
+        told = telemetry.told(watching.trace, watching.board, reason=watching.reason, step_s=1e-3)
+        assert told.flags == ["gpu_lost"] and "lost" in told.reasons["energy"]
+
+
 def test_a_case_that_failed_inside_its_window_costs_the_next_one_nothing(meter: Callable[..., ProcessMeter]) -> None:
     watching = meter()
     watching.begin(hold)  # and no end: the case ran out of memory
@@ -362,6 +374,17 @@ def test_orders_and_replies_survive_the_line_between_the_processes() -> None:
     trace = watched({"power_w": lambda now: 300.0})
     for message in (sampler.Ended(trace), sampler.Began(), sampler.Failed("why"), sampler.Published({"a": 0.1})):
         assert msgspec.json.decode(msgspec.json.encode(message), type=sampler.Reply) == message
+
+
+@pytest.mark.parametrize("nothing", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_left_out_and_the_trace_reaches_the_worker(nothing: float) -> None:
+    clock = Clock(3.0)
+    told = {"power_w": lambda now: 300.0 if now < 1.0 else nothing, "memory_active": lambda now: nothing}
+    sensors = Scripted(clock, told)
+    assert "no number" in sensors.probe()["memory_active"].reason
+    seen = sampler.Ended(sampler.Sampler(sensors, clock).watch(align=False))
+    assert msgspec.json.decode(msgspec.json.encode(seen), type=sampler.Reply) == seen
+    assert {value for _, value in seen.trace.series("power_w")} == {300.0}
 
 
 def test_the_host_is_read_beside_an_accelerator_and_under_names_of_its_own() -> None:

@@ -461,6 +461,12 @@ def test_a_value_is_decoded_by_its_type(member: str, raw: float, install: Callab
     assert nvidia.open_board(UUID).probe()["memory_temperature_c"].value == raw
 
 
+def test_a_value_that_is_no_number_is_withheld(install: Callable[..., FakeNvml]) -> None:
+    install({UUID: Board(fields={(82, GPU): ("dVal", float("nan"))})})
+    reading = nvidia.open_board(UUID).probe()["memory_temperature_c"]
+    assert reading.value is None and "no number" in reading.reason
+
+
 def test_a_type_of_a_later_driver_is_withheld(install: Callable[..., FakeNvml]) -> None:
     entry = SimpleNamespace(nvmlReturn=0, valueType=len(TYPES), value=pynvml.c_nvmlValue_t())
     install({UUID: Board({"nvmlDeviceGetFieldValues": lambda asked: [entry] * len(asked)})})

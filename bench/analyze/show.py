@@ -31,7 +31,7 @@ _WORDS = {
     "pcie_degraded": "the PCIe link ran below what it can, or repeated packets",
     "power_limited": "held by the power limit",
     "sampler_heavy": "reading the sensors took more than 1 % of the time",
-    "shared_device": "other programs computed on the board",
+    "shared_device": "other programs were on the board",
     "strong_autocorrelation": "samples not independent",
     "thermal_limited": "held by its temperature",
     "wallclock_stepped": "clock was set",

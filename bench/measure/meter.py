@@ -139,6 +139,7 @@ class ProcessMeter(Meter):
         super().__init__()
         self._device = device
         self._watching = False
+        self._lost = ""  # how the board went away, where it did while no window was open
         command = [
             sys.executable, "-P", "-m", "bench.measure.sampler",
             "--vendor", device.vendor, "--board", device.board() or "", "--seed", str(seed),
@@ -179,6 +180,9 @@ class ProcessMeter(Meter):
         while not self.reason and self._device.now_s() < self._begun_s + self.energy_s:
             hold()
         self.trace = self._stop(hold)
+        if self._lost:
+            now_s = self._device.now_s()
+            self.trace = Trace(begin_s=now_s, end_s=now_s, period_s=sampler.PERIOD_S, ticks=[], lost=self._lost)
 
     def idle(self, seconds: float) -> Trace | None:
         """Nothing is run meanwhile."""
@@ -270,6 +274,7 @@ class ProcessMeter(Meter):
         if reply is None:
             self._give_up("the sampler has ended")
         elif isinstance(reply, sampler.Failed):
+            self._lost = reply.reason if reply.lost else ""
             self._give_up(reply.reason)
         return reply
 

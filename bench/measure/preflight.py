@@ -49,6 +49,21 @@ def _host(host: Host) -> Iterator[Finding]:
         yield Finding(code="battery", message="running on battery: clocks are held down; plug it in")
 
 
+def shared(facts: DeviceFacts) -> Iterator[str]:
+    """What shows that others are on this board. In containers the list of processes is not to be relied on, so memory
+    and activity tell as well.
+    """
+    name, read = facts.name, facts.readings
+    used = read.get("memory_used_bytes", 0.0)
+    if used > IDLE_MEMORY_BYTES:
+        yield f"{name}: {units.gibibytes(used)} of its memory is in use before we start: somebody else computes on it"
+    active = read.get("kernel_active", 0.0)
+    if active > 0.05:
+        yield f"{name}: kernels ran {units.percent(active, 0)} of the last second: somebody else computes on it"
+    if read.get("compute_processes", 0.0) > 1:  # one may be ourselves
+        yield f"{name}: {read['compute_processes']:.0f} programs have it open for computing"
+
+
 def _device(facts: DeviceFacts) -> Iterator[Finding]:
     name, read = facts.name, facts.readings
     if (said := facts.capabilities.get("power_w", "")).startswith(attribution.MISTAKEN):
@@ -58,16 +73,7 @@ def _device(facts: DeviceFacts) -> Iterator[Finding]:
         share = units.percent(limit / default, 0)
         say = f"{name}: power limit {limit:.0f} W of {default:.0f} W default ({share}): results are capped"
         yield Finding(code="power_capped", message=say)
-    used = read.get("memory_used_bytes", 0.0)
-    if used > IDLE_MEMORY_BYTES:
-        say = f"{name}: {units.gibibytes(used)} of its memory is in use before we start: somebody else computes on it"
-        yield Finding(code="shared_device", message=say)
-    active = read.get("kernel_active", 0.0)
-    if active > 0.05:
-        say = f"{name}: kernels ran {units.percent(active, 0)} of the last second: somebody else computes on it"
-        yield Finding(code="shared_device", message=say)
-    if read.get("compute_processes", 0.0) > 1:  # one may be ourselves
-        say = f"{name}: {read['compute_processes']:.0f} programs have it open for computing"
+    for say in shared(facts):
         yield Finding(code="shared_device", message=say)
     if read.get("remapped_rows_pending") or read.get("remapped_rows_failed") or read.get("recovery_action"):
         say = f"{name}: asks for service (memory rows to be remapped, or a reset): tell an administrator"

@@ -347,6 +347,9 @@ class _Run:
         place = _place(measured.workload, measured.params, measured.device, measured.round)
         if any(one.identity.launch == measured.identity.launch for one in self._done.get(place, [])):
             return
+        if measured.status == "ok" and any(preflight.shared(self._laboratory.devices[measured.device])):
+            flags = sorted({*measured.flags, "shared_device"})
+            measured = msgspec.structs.replace(measured, flags=flags)
         self._journal.append(measured)
         self._outcome.records.append(measured)
         self._progress.done(measured)

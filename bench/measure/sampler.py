@@ -103,9 +103,10 @@ class Published(msgspec.Struct, tag="published", frozen=True):
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):
-    """The sensors cannot be opened any more."""
+    """The sensors cannot be opened any more. `lost`: because the board went away, or wants a reset."""
 
     reason: str
+    lost: bool = False
 
 
 class Compared(msgspec.Struct, tag="compared", frozen=True):
@@ -279,7 +280,7 @@ def main() -> None:
     try:
         probed = sensors.probe()
     except Lost as error:
-        reply(Failed(str(error)))
+        reply(Failed(str(error), lost=True))
         return
     host = None
     if options.vendor != "cpu":
@@ -304,7 +305,7 @@ def main() -> None:
             elif isinstance(order, Compare):
                 reply(Compared(attribution.rises(sensors, clock, lambda: reply(Began()))))
         except (Lost, Withheld) as error:
-            reply(Failed(str(error)))
+            reply(Failed(str(error), lost=isinstance(error, Lost)))
     sensors.close()
     if host is not None:
         host.close()

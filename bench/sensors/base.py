@@ -5,6 +5,7 @@ very board that is judged, and a thread in the worker would wait for the interpr
 is asked for once and none assumed from a model's name; what a board, a driver or a permission withholds has a reason.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -149,10 +150,15 @@ class NoSensors(Sensors):
         return dict.fromkeys(self._quantities, withheld)
 
 
+def finite(value: float) -> Reading:
+    """A number, if it is one: what is not has no form on the line to the worker, and would end the sampler."""
+    return Reading(value) if math.isfinite(value) else Reading(None, f"told as {value}, which is no number")
+
+
 def _reading(ask: Callable[[], float]) -> Reading:
     """What is told, or why not. A value's bounds are judged by whoever uses it, not here."""
     try:
-        return Reading(float(ask()))
+        return finite(float(ask()))
     except Withheld as error:
         return Reading(None, str(error))
     # A name, a type or a shape that this driver or binding lacks.

@@ -14,7 +14,7 @@ from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
-from bench.sensors.base import Lost, Reading, Sensors, Withheld
+from bench.sensors.base import Lost, Reading, Sensors, Withheld, finite
 from bench.sensors.nvml import Gpm, Xids, asking
 
 
@@ -306,7 +306,7 @@ class Nvidia(Sensors):
         value = float(getattr(entry.value, member))
         if value == field.unknown:
             return Reading(None, f"NVML tells {value:g}, which stands for unknown")
-        return Reading(value / field.per_unit)
+        return finite(value / field.per_unit)
 
 
 @cache
