@@ -206,12 +206,12 @@ def test_two_sessions_in_one_file_are_refused(planted: Path) -> None:
 
 
 def test_a_line_beyond_the_limit_is_refused(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "MAX_LINE_BYTES", 1 << 10)
+    monkeypatch.setattr(record.file, "MAX_LINE_BYTES", 1 << 10)
     assert "line 1: longer than" in refusal(planted)
 
 
 def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(record.file, "MAX_FILE_BYTES", 1 << 20)
     path = tmp_path / "x.jsonl"
     with path.open("wb") as sparse:
         sparse.truncate(1 << 40)
@@ -219,9 +219,9 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path: Path, monkeypat
 
 
 def test_a_file_of_exactly_the_limit_is_read(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "MAX_FILE_BYTES", planted.stat().st_size)
+    monkeypatch.setattr(record.file, "MAX_FILE_BYTES", planted.stat().st_size)
     assert record.read(planted).records
-    monkeypatch.setattr(record, "MAX_FILE_BYTES", planted.stat().st_size - 1)
+    monkeypatch.setattr(record.file, "MAX_FILE_BYTES", planted.stat().st_size - 1)
     assert "larger than" in refusal(planted)
 
 

@@ -17,7 +17,7 @@ from bench.commands.measuring import (
     selfcheck_aa,
     selfcheck_energy,
     selfcheck_timer,
-)  # fmt: skip
+)
 from bench.commands.reading import (
     check,
     compare,
@@ -35,11 +35,40 @@ from bench.commands.reading import (
     submit,
     table,
     too_long,
-)  # fmt: skip
+)
 
 __all__ = (
-    "calibrate", "carry_out", "check", "compare", "devices", "estimate_rows", "estimate_serving", "estimate_training",
-    "frame", "grouped", "left_out", "listing", "meter", "parquet", "plan", "plan_document", "prepare_run",
-    "pytest_benchmark", "report", "results_folder", "resume", "run", "run_document", "selfcheck_aa",
-    "selfcheck_energy", "selfcheck_timer", "show", "slower", "source", "standing", "submit", "table", "too_long",
-)  # fmt: skip
+    "calibrate",
+    "carry_out",
+    "check",
+    "compare",
+    "devices",
+    "estimate_rows",
+    "estimate_serving",
+    "estimate_training",
+    "frame",
+    "grouped",
+    "left_out",
+    "listing",
+    "meter",
+    "parquet",
+    "plan",
+    "plan_document",
+    "prepare_run",
+    "pytest_benchmark",
+    "report",
+    "results_folder",
+    "resume",
+    "run",
+    "run_document",
+    "selfcheck_aa",
+    "selfcheck_energy",
+    "selfcheck_timer",
+    "show",
+    "slower",
+    "source",
+    "standing",
+    "submit",
+    "table",
+    "too_long",
+)
