@@ -37,8 +37,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, *replies: Any) -> None:
         return one
 
     monkeypatch.setattr(selfcheck, "WorkerProcess", lambda *_: SimpleNamespace(close=lambda: None))
-    monkeypatch.setattr(runner, "ask", reply)
-    monkeypatch.setattr(runner, "answer", reply)
+    monkeypatch.setattr(selfcheck, "ask", reply)
+    monkeypatch.setattr(selfcheck, "answer", reply)
 
 
 @CHECKS

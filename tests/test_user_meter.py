@@ -7,7 +7,7 @@ import pytest
 import bench
 from bench import record
 from bench.errors import UserError
-from bench.measure import case, user
+from bench.measure import draft, user
 
 
 def _loop(meter, steps, seconds=0.002):
@@ -106,7 +106,7 @@ def test_counts_that_cannot_be_are_refused_before_anything_runs(tmp_path, counts
 
 def test_a_loop_of_many_hours_keeps_as_many_samples_as_a_file_may_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(user, "BLOCK_S", 0.0)
-    monkeypatch.setattr(case, "MOST_STEPS", 100)
+    monkeypatch.setattr(draft, "MOST_STEPS", 100)
     path = tmp_path / "own.jsonl"
     with bench.meter("long", device="cpu", out=path, settle_steps=1) as meter:
         for _ in range(1001):

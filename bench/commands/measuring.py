@@ -11,17 +11,18 @@ from bench.commands.reading import Document, compare, results_folder, table
 
 if TYPE_CHECKING:
     from bench.measure.choice import Request
+    from bench.measure.laboratory import Laboratory
     from bench.measure.plan import Plan
-    from bench.measure.runner import Laboratory, Outcome, Progress
+    from bench.measure.runner import Outcome, Progress
 
 
 def devices() -> Document:
     """What is here, what can be read from it, what is not here and why, and what will disturb a measurement."""
     import msgspec
 
-    from bench.measure import runner
+    from bench.measure.laboratory import look
 
-    laboratory = runner.look("all", 0, measure_speeds=False)
+    laboratory = look("all", 0, measure_speeds=False)
     return {
         "devices": [
             {"spec": spec, **msgspec.to_builtins(facts)}
@@ -38,13 +39,14 @@ def prepare_run(
     request: "Request", *, device: str = "default", seed: int = 0, out: Path | None = None
 ) -> "tuple[Laboratory, Plan]":
     """Looks at the machine and plans. Nothing is measured but the rough speeds that sizes are chosen by."""
-    from bench.measure import journal, plan, runner
+    from bench.measure import journal, plan
+    from bench.measure.laboratory import look, remember_speeds
 
     plan.validate(request)
     if out is not None:
         journal.refuse_existing(out)
-    laboratory = runner.look(device, seed)
-    laboratory = runner.remember_speeds(laboratory, [*([out.parent] if out else []), results_folder() / "local"])
+    laboratory = look(device, seed)
+    laboratory = remember_speeds(laboratory, [*([out.parent] if out else []), results_folder() / "local"])
     return laboratory, plan.make(request, laboratory.speeds, laboratory.start_s, laboratory.metered)
 
 
@@ -53,8 +55,9 @@ def carry_out(
 ) -> "Outcome":
     """Measures a plan into a new file."""
     from bench.measure import runner
+    from bench.measure.laboratory import rested
 
-    laboratory = runner.rested(laboratory, planned, seed)
+    laboratory = rested(laboratory, planned, seed)
     session = runner.new_session(laboratory, planned, seed=seed, argv=argv)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = out or results_folder() / "local" / f"{stamp}-{session.id[:8]}.jsonl"
@@ -66,12 +69,13 @@ def resume(path: Path, *, model: str | None = None, timeout_s: float | None, pro
     from bench import model as models
     from bench import record
     from bench.measure import choice, runner
+    from bench.measure.laboratory import look
 
     if model:
         models.adopt(model)
     found = record.read(path)
     specs = " ".join(facts.spec for facts in found.session.devices)
-    laboratory = runner.look(specs, found.session.seed)
+    laboratory = look(specs, found.session.seed)
     limit_s = timeout_s or choice.load_suite(found.session.suite or "quick").timeout_s
     planned = runner.plan_of(found.session, laboratory, limit_s)
     return runner.resume(laboratory, found, planned, path, progress)

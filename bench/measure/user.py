@@ -28,7 +28,7 @@ from bench.device import Device
 from bench.errors import UserError, describe
 from bench.measure import contention, environment, preflight, telemetry
 from bench.measure import meter as meters
-from bench.measure.case import now, thinned
+from bench.measure.draft import now, thinned
 from bench.measure.journal import Journal, refuse_existing
 from bench.record import Identity, Planned, Protocol, Record, Session, Speeds, Timing, Work
 from bench.workload import USERS_OWN
