@@ -54,6 +54,13 @@ def test_a_loop_that_is_shorter_than_a_block_is_one_block(tmp_path):
     assert one.valid and len(one.samples_s) == 1 and one.timing.repeats == 20
 
 
+def test_a_loop_that_names_no_file_can_say_where_its_file_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELMARK_RESULTS", str(tmp_path))
+    with bench.meter("own", device="cpu", settle_steps=1) as meter:
+        _loop(meter, 3)
+    assert meter.path.parent == tmp_path / "local" and len(record.read(meter.path).records) == 1
+
+
 def test_an_error_in_the_loop_leaves_a_record_with_its_reason_and_goes_on_to_the_caller(tmp_path):
     path = tmp_path / "own.jsonl"
 
