@@ -225,6 +225,15 @@ def test_experts_that_a_model_does_not_have_are_not_spread():
         bench.estimate_training(model="7b", tokens="1B", device="h100-sxm", count=8, ep=8)
 
 
+@pytest.mark.parametrize(
+    ("method", "offered"), [("pretrain", ""), ("full", "lora or qlora"), ("lora", "qlora"), ("qlora", "")]
+)
+def test_who_runs_out_of_memory_is_told_of_smaller_methods_alone(method, offered):
+    with pytest.raises(UserError) as refused:
+        bench.estimate_training(method=method, model="llama-3.1-70b", tokens="1B", device="rtx-3090")
+    assert "".join(re.findall(r"--method ([a-z]+(?: or [a-z]+)?)", str(refused.value))) == offered
+
+
 def test_what_does_not_fit_gives_no_layout_and_says_what_is_missing():
     job = _job("405b", devices=2)
     assert layouts.fastest(job, Fixed(), MEANS) == (None, 0)

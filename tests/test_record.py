@@ -233,7 +233,7 @@ def test_a_pipe_does_not_block(tmp_path: Path) -> None:
 
 
 def test_folders_and_missing_files_are_refused(tmp_path: Path) -> None:
-    assert "not a regular file" in refusal(tmp_path)
+    assert "a folder, not a file" in refusal(tmp_path)
     assert "no such file" in refusal(tmp_path / "nothing.jsonl")
 
 

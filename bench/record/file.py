@@ -103,8 +103,9 @@ def read_bytes(path: str | os.PathLike[str], *, most_bytes: int | None = None, l
     except OSError as error:
         raise BadFile(f"{path.name}: {error.strerror}") from None
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BadFile(f"{path.name}: not a regular file")
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise BadFile(f"{path.name}: {'a folder, not a file' if stat.S_ISDIR(mode) else 'not a regular file'}")
         parts, left = [], most_bytes + 1
         while left and (part := os.read(descriptor, min(left, 1 << 20))):
             parts.append(part)
