@@ -36,7 +36,7 @@ def list_(what: str, as_json: bool) -> None:
         print(show_laboratory.workloads(document) if what == "workloads" else show_laboratory.listing(document))
 
 
-@main.command()
+@main.command(short_help="Measure workloads or a suite into a result file.")
 @click.argument("workloads", nargs=-1)
 @click.option(
     "--suite", metavar="NAME", help="quick, standard or full.  [default: quick; standard for named workloads]"
