@@ -249,6 +249,23 @@ def test_a_stack_that_nobody_knows_is_said_to_be_none():
         assert ["is not known here" in one["assumed"][0] for one in found] == [True, False, False]
 
 
+def test_serving_rests_on_what_it_says_and_every_assumption_moves_a_figure():
+    asked = {"model": "7b", "device": "rtx-3090", "count": 4, "tp": 2}
+    plain = bench.estimate_serving(**asked)
+    assert len(plain["assumed"]) == 4 and not [note for note in plain["assumed"] if "goodput" in note]
+    told = {
+        "electricity_price": "electricity_per_million_tokens", "carbon_intensity": "carbon_kg_per_million_tokens",
+        "price_per_hour": "money_per_million_tokens", "pue": "joules_per_token",
+    }  # fmt: skip
+    for option, figure in told.items():
+        dear, cheap = (bench.estimate_serving(**asked, **{option: value})[figure]["value"] for value in ("4", "2"))
+        assert dear == pytest.approx(2 * cheap)
+    per_kwh = plain["electricity_per_million_tokens"]["value"] / 0.2
+    assert per_kwh == pytest.approx(plain["joules_per_token"]["value"] * 1e6 / 3.6e6)
+    assert "on 2 x rtx-3090, tp 2, one replica of 2" in answers.serving(plain)[0]
+    assert "carbon" in answers.serving(plain)[9]
+
+
 def test_one_request_is_not_several_and_units_stand_once():
     text = "\n".join(answers.serving(bench.estimate_serving(model="7b", device="h100-sxm")))
     assert ": 1 request of 512 + 256 tokens" in text

@@ -7,7 +7,7 @@ of its spread comes from each.
 import math
 import random
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,14 +74,24 @@ def parse(text: str, what: str) -> Range:
     return found
 
 
-def assume(given: Mapping[str, str | None], price: Range | None = None, price_source: str = "") -> Assumptions:
-    """The assumptions that were given, the others by default; `price` is what the catalog knows. Raises UserError."""
+def assume(
+    given: Mapping[str, str | None],
+    price: Range | None = None,
+    price_source: str = "",
+    *,
+    untold: Collection[str] = (),
+) -> Assumptions:
+    """The assumptions that were given, the others by default; `price` is what the catalog knows. Raises UserError.
+
+    `untold`: what the answer does not rest on, and so need not repeat.
+    """
     found: dict[str, Range] = {}
     notes: list[str] = []
     for name, (default, note) in DEFAULTS.items():
         text = given.get(name)
         found[name] = parse(text, name) if text else default
-        notes.append(f"{name} {text}: as given" if text else note)
+        if name not in untold:
+            notes.append(f"{name} {text}: as given" if text else note)
     if not 0 < found["goodput"].low <= found["goodput"].high <= 1:
         raise UserError("goodput is a share of the time, above 0 and at most 1")
     if found["pue"].low < 1:
