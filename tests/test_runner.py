@@ -53,9 +53,10 @@ class Recorder:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.shown: list[Record] = []
+        self.notes: list[str] = []
 
     def note(self, text: str) -> None:
-        pass
+        self.notes.append(text)
 
     def begin(self, case: str, round_index: int, rounds: int, left_s: float) -> None:
         self.begun.append(case)
@@ -537,8 +538,10 @@ def test_a_case_that_does_not_fit_into_memory_has_a_record_and_is_not_tried(tmp_
     assert skipped.params["num_bytes"] == 10**12
     assert skipped.reason == "needs about 1,860 GiB, 8.00 GiB is free"
     before = outcome.path.read_bytes()
-    runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), outcome.path, Recorder())
+    again = Recorder()
+    runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), outcome.path, again)
     assert outcome.path.read_bytes() == before
+    assert again.notes == ["nothing was missing from run.jsonl"]
 
 
 # The parent is killed

@@ -125,6 +125,8 @@ def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: 
     journal = Journal(path, resume=True)
     run = _Run(laboratory, planned, found.session, journal, progress, done=_launches(found.records))
     outcome = run.all_rounds()
+    if not outcome.records and not outcome.interrupted:
+        progress.note(f"nothing was missing from {path.name}")
     outcome.records = [*found.records, *outcome.records]
     return outcome
 
