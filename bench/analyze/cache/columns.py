@@ -27,7 +27,7 @@ NAMES = (*TEXTS, *COUNTS, *NUMBERS)
 _NAMED = {
     "=": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal",
 }  # fmt: skip
-FILE = "file_number"  # of the version of the file that a row is from; see bench/analyze/manifest.py
+FILE = "file_number"  # of the version of the file that a row is from; see bench/analyze/cache/manifest.py
 
 
 def library() -> Any:

@@ -1,7 +1,7 @@
 """Store: the rows of a large folder, kept ready between two looks at it.
 
 The result files are the truth; a store is a cache that may be deleted at any time and is built anew from them. It is a
-folder of Parquet parts, never changed once written, and a manifest (bench/analyze/manifest.py) that says which file's
+folder of Parquet parts, never changed once written, and a manifest (manifest.py) that says which file's
 rows are in which part. `refresh` lists the folder and reads only what is new or changed; `read` takes from the parts
 the columns and rows that are asked for.
 
