@@ -29,8 +29,8 @@ _NAMED = {
     "=": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal",
 }  # fmt: skip
 FILE = "file_number"  # of the version of the file that a row is from; see bench/analyze/cache/manifest.py
-# Rows that are skipped or read together: those of one workload in a part of some thousand files, or a third of them.
-GROUP_ROWS = 6000
+# Rows that are skipped or read together: a tenth of those of a part, so mostly of one workload or two.
+GROUP_ROWS = 3000
 
 
 def library() -> Any:
@@ -74,12 +74,13 @@ def write(parts: list[Any], path: Path) -> None:
     import numpy
 
     arrow = library()
-    whole = arrow.concat_tables(parts)
+    whole = arrow.concat_tables(parts).unify_dictionaries()
     codes, texts = coded(whole["workload"])
     ordered = sorted(texts, key=str)
     order = numpy.argsort(numpy.array([ordered.index(text) for text in texts])[codes], kind="stable")
-    whole = whole.unify_dictionaries().take(of_numpy(order))
-    arrow.parquet.write_table(whole, path, compression="zstd", row_group_size=GROUP_ROWS)
+    with arrow.parquet.ParquetWriter(path, whole.schema, compression="zstd") as writer:
+        for start in range(0, len(order), GROUP_ROWS):
+            writer.write_table(whole.take(of_numpy(order[start : start + GROUP_ROWS])))
 
 
 def rows(stored: Any) -> list[Row]:
