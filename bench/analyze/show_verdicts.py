@@ -46,10 +46,11 @@ def _score(found: dict[str, Any] | None) -> list[str]:
     if found["ratio"] is None:
         return [f"no ratio over all cases: {found['reason']}"]
     low, high = found["interval95"]
+    reason = plain(found["reason"])
     times = f"{units.seconds(found['before_s'])} and {units.seconds(found['after_s'])}"
     return [
         f"over all {found['cases']} cases: time ratio {found['ratio']:.3f}, 95 % interval {low:.3f} to {high:.3f} "
-        f"(geometric mean); one step of each took {times}"
+        f"(geometric mean); one step of each took {times}" + (f"; inconclusive: {reason}" if reason else "")
     ]
 
 
