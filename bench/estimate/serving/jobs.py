@@ -32,6 +32,9 @@ _MOST = {
 # Eager attention writes the products, reads and writes them to scale, to mask and for the softmax, and reads them. Of
 # llama.cpp's, without flash attention, the mask and softmax are one, and only the lower triangle is gone through.
 _SCORE_PASSES = {"hf": 8.0, "pytorch": 8.0, "llama.cpp": 4.0}
+# Kernels of one layer that llama.cpp starts for a chunk of a prompt on CUDA, as of May 2024: seven products of three
+# (two conversions), seven more that unpack weights of fewer bits, and some twenty for attention, norms and copies.
+_LLAMA_KERNELS, _LLAMA_UNPACKING = 45.0, 10.0
 # Models that were published in fewer than 16 bits, and llama.cpp's usual files from wide to narrow.
 _PUBLISHED_IN = ((r"gpt.?oss", "mxfp4"), (r"deepseek.(r1|v3)(?!.*distill)|kimi.k2", "fp8"))
 _GGUF = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -123,6 +126,8 @@ def read(row: Row) -> Case | str:
             weights=weights,
             cache_bytes=_cache_bytes(row, weights, family),
             score_passes=_SCORE_PASSES.get(family, 0.0),
+            stage_kernels=stage_kernels(family, weights),
+            unpacks=family == "llama.cpp" and chip.vendor in ("NVIDIA", "AMD"),
             half_sums=family == "llama.cpp",
             alike=(source, family) in _ALIKE,
             every_logit=kind == "prefill" and eager,
@@ -158,6 +163,11 @@ def family_of(framework: str) -> str:
         if re.search(pattern, text):
             return name
     return text
+
+
+def stage_kernels(family: str, weights: str) -> float:
+    """What a host starts one by one for each layer of a pipeline's stage; 0 where stages do not wait for it."""
+    return 0.0 if family != "llama.cpp" else _LLAMA_KERNELS + (weights != "full") * _LLAMA_UNPACKING
 
 
 def weights_of(row: Row) -> str | None:

@@ -46,6 +46,8 @@ MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cac
 _HEAD_DIM = 128.0  # of nearly all models; the number of heads is what the scores need
 _PIPELINE_GAIN = 0.75  # of what the bubble leaves; stages are unequal and hand over (llama.cpp, 2 and 4 GPUs)
 _CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.cpp's n_ubatch
+_QUEUE = 1024.0  # kernels that a GPU holds in waiting before a launch blocks the host
+_COPIES = 4.0  # chunks that llama.cpp has under way at most; GGML_SCHED_MAX_COPIES
 _NETWORK_LINK = 25e9  # bytes/s each way where the sheet gives no link: PCIe 4.0 x16, less its overhead
 
 
@@ -146,6 +148,8 @@ class Serving:
     weights: str = "full"  # a key of WEIGHT_BYTES
     cache_bytes: float = 2.0
     score_passes: float = 0.0  # how often unfused attention writes or reads all pairs' scores; 0: it keeps them on chip
+    stage_kernels: float = 0.0  # that a host starts one by one for each layer of a stage; 0: stages need no host
+    unpacks: bool = False  # weights of fewer bits are written out in 16 for each chunk of a prompt, and read again
     half_sums: bool = False  # products are summed in 16 bits or as integers, which cards for games do at full rate
     every_logit: bool = False  # one forward pass that gives the logits of all tokens, not of the last
     alike: bool = False  # all sequences are the same text, whose tokens choose the same experts
@@ -223,7 +227,7 @@ def ideal(job: Serving) -> Ideal:
     # Of a pipeline's stages those are busy at a time that have a part of the batch, or a chunk of the prompt.
     stages = min(float(job.pp), batch)
     chunks = max(batch, prompt_tokens / _CHUNK)
-    prefill_stages = 1.0 + _PIPELINE_GAIN * (job.pp * chunks / (chunks + job.pp - 1.0) - 1.0)
+    prefill_stages = 1.0 + _PIPELINE_GAIN * (_busy_stages(job, chunks) - 1.0)
     context = job.prompt + job.output / 2
     logits = prompt_tokens if job.every_logit else wanted
     element = 4.0 if job.weights == "fp32" else 2.0
@@ -233,6 +237,9 @@ def ideal(job: Serving) -> Ideal:
     asked = sm_clocks_per_s(chip)
     link = chip.link_bytes_per_s or _NETWORK_LINK
     scores = job.score_passes * job.prompt**2 * wanted * model.query_values / _HEAD_DIM * element
+    unpacked = 0.0
+    if job.unpacks and size < 2.0:
+        unpacked = (size + 4.0) * model.parameters_read(_CHUNK) * max(1.0, prompt_tokens / _CHUNK)
     return Ideal(
         prefill_flops=(
             2.0 * (prompt_tokens * (model.dense_parameters - model.head_parameters) + logits * model.head_parameters)
@@ -245,7 +252,8 @@ def ideal(job: Serving) -> Ideal:
         * model.expert_parameters
         / (flops_per_s * prefill_stages),
         prefill_bytes=size * model.parameters_read(prompt_tokens) / bandwidth,
-        prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores) / bandwidth,
+        prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores + unpacked)
+        / (bandwidth * prefill_stages),
         prefill_exchange=exchanged * prompt_tokens / link,
         decode_weights=size * model.dense_parameters / bandwidth,
         decode_experts=size * (read - model.dense_parameters) / bandwidth,
@@ -263,6 +271,24 @@ def ideal(job: Serving) -> Ideal:
         waves=waves,
         prefill_batches=waves,
     )
+
+
+def _busy_stages(job: Serving, chunks: float) -> float:
+    """Stages of a pipeline that work at once while so many chunks go through it, on average.
+
+    One host starts the kernels of all stages in turn, and waits where a device's queue is full. A queue has room for d
+    chunks of a stage, m whole ones and a part g. So m + 1 chunks follow each other without a gap; the next begins when
+    the last stage has made room for the rest of the one before, that is (stages - g) stages' time after the first.
+    """
+    behind = max(0.0, chunks - 1.0)  # the first one
+    wait = behind
+    if job.stage_kernels and job.pp > 1:
+        room = _QUEUE / (job.stage_kernels * job.footprint.layers / job.pp)
+        whole = math.floor(room)
+        rounds = behind // (whole + 1.0)
+        gaps = rounds * (job.pp - (room - whole)) + behind % (whole + 1.0)
+        wait = max(behind * max(1.0, job.pp / _COPIES), gaps)
+    return job.pp * (behind + 1.0) / (job.pp + wait)
 
 
 def latency_s(ideal: Ideal, rates: Rates) -> Any:
