@@ -30,6 +30,7 @@ class Footprint:
     state_values: float = 0.0  # of one sequence whatever its length, in layers that keep a state in place of a cache
     head_parameters: float = 0.0  # of the dense ones; prefill needs it for the last token only
     query_values: float  # widths of the queries of one token, over all layers
+    cache_parts: float = 8.0  # key-value heads: devices that split a layer beyond these hold copies of its cache
     known: bool = True  # False: derived from a number of parameters alone
 
     @property
@@ -74,6 +75,7 @@ def of_model(model: Model) -> Footprint:
         window=float(model.sliding_window or 0),
         head_parameters=model.head_matmul_parameters,
         query_values=float(model.query_size * model.num_blocks),
+        cache_parts=1.0 if model.kv_lora_rank is not None else float(model.num_key_value_heads),
     )
 
 
@@ -199,6 +201,7 @@ def _other(text: str) -> Footprint | None:
             cached_values=2.0 * kv * layers,
             head_parameters=head,
             query_values=float(queries * layers),
+            cache_parts=max(1.0, kv // 128),
         )
     return None
 

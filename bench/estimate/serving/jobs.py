@@ -1,5 +1,6 @@
 """Rows of published inference as jobs: which figure was measured, of what work, with which software on which chip."""
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,15 @@ _MEMORY_GB = {("argonne", "A100"): 40.0}
 # Its TensorRT-LLM and DeepSpeed scripts give every sequence of a batch one word over and over (4211f5d,
 # TensorRT-LLM/H100/run_precision_bench.py, Deepspeed-MII/A100/pipeline.py); those of vLLM draw tokens at random.
 _ALIKE = {("argonne", "tensorrt-llm"), ("argonne", "deepspeed")}
+# NVIDIA's table of throughputs (docs/source/performance/perf-overview.md, 00f3768) gives its requests for each length of
+# prompt and answer, and runs models with experts with attention_dp.
+_REQUESTS = {
+    (128, 128): 30000.0, (128, 2048): 3000.0, (500, 2000): 3000.0, (1000, 1000): 3000.0, (2048, 128): 3000.0,
+    (128, 4096): 1500.0, (1000, 2000): 1500.0, (2048, 2048): 1500.0, (5000, 500): 1500.0, (20000, 2000): 1000.0,
+}  # fmt: skip
+_COPIED = ", attention copied"
+# trtllm-bench takes 4,096 sequences at most (tensorrt_llm/bench/build/tuning.py).
+_MOST_SEQUENCES = {"tensorrt-llm": 4096}
 _MOST = {
     "params_b": 1e5, "active_params_b": 1e5, "input_len": 1e8, "output_len": 1e8, "batch": 1e6, "concurrency": 1e6,
     "n_gpus": 1e5, "tp": 1e5, "pp": 1e3, "gpu_mem_gb": 1e4,
@@ -69,7 +79,8 @@ class Case:
     @property
     def block(self) -> str:
         """Rows of one sweep: same stack, model and number of devices. Such rows stand or fall together."""
-        return f"{self.source}|{self.stack.key}|{self.job.footprint.name}|{self.job.devices}"
+        stack = self.stack.key.replace(_COPIED, "")
+        return f"{self.source}|{stack}|{self.job.footprint.name}|{self.job.devices}"
 
 
 def read(row: Row) -> Case | str:
@@ -108,20 +119,26 @@ def read(row: Row) -> Case | str:
     if prompt + output < 1:
         return "there is nothing to do without input_len and output_len"
     batch = number(row, "batch") or number(row, "concurrency")
+    whole_attention = bool(model.experts) and tp > 1 and (source == "trtllm" or _data_parallel(row) > 1)
+    requests = _REQUESTS.get((round(prompt), round(output)), math.inf) if source == "trtllm" else math.inf
+    # vLLM's data-parallel attention goes in lockstep, on paths of its own: another stack in all but name.
+    variant = framework + _COPIED if whole_attention and source != "trtllm" else framework
     eager = family in ("hf", "pytorch")
     return Case(
         kind=kind,
         source=source,
         note=note,
-        stack=Stack(framework=family, variant=framework, weights=weights, chip=chip),
+        stack=Stack(framework=family, variant=variant, weights=weights, chip=chip),
         job=Serving(
             footprint=model,
             chip=chip,
             devices=devices,
             tp=tp,
             pp=pp,
+            whole_attention=whole_attention,
             prompt=prompt,
             output=output,
+            requests=requests,
             batch=None if kind == "output" and batch is None else (batch or 1.0),
             weights=weights,
             cache_bytes=_cache_bytes(row, weights, family),
@@ -132,6 +149,8 @@ def read(row: Row) -> Case | str:
             alike=(source, family) in _ALIKE,
             every_logit=kind == "prefill" and eager,
             continuous=family not in ("tensorrt-llm", "deepspeed", "hf") or kind != "offline",
+            reserves=family == "tensorrt-llm",
+            most_sequences=_MOST_SEQUENCES.get(family, 2048),
         ),
     )
 
@@ -236,6 +255,12 @@ def _layout(row: Row, devices: int, family: str) -> tuple[int, int]:
     if tp is None or tp * stages < devices:  # experts or replicas take the other devices
         tp = max(1, devices // stages)
     return max(1, round(tp)), min(stages, devices)
+
+
+def _data_parallel(row: Row) -> int:
+    """Over how many devices attention is copied, as ML.ENERGY's notes have it ("dp 8")."""
+    stated = re.search(r"\bdp (\d{1,4})\b", row.get("notes", ""))
+    return int(stated[1]) if stated else 1
 
 
 def _lengths(row: Row, kind: Kind) -> tuple[float, float]:

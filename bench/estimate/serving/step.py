@@ -142,9 +142,11 @@ class Serving:
     devices: int = 1
     tp: int = 1  # ways that weights and work are split; experts spread over devices count here
     pp: int = 1
+    whole_attention: bool = False  # each device has all attention and the caches of its own sequences; experts are split
     prompt: float
     output: float
     batch: float | None  # sequences at once; None: as many as the memory holds
+    requests: float = math.inf  # that there are in all, where no batch is given
     weights: str = "full"  # a key of WEIGHT_BYTES
     cache_bytes: float = 2.0
     score_passes: float = 0.0  # how often unfused attention writes or reads all pairs' scores; 0: it keeps them on chip
@@ -154,7 +156,8 @@ class Serving:
     every_logit: bool = False  # one forward pass that gives the logits of all tokens, not of the last
     alike: bool = False  # all sequences are the same text, whose tokens choose the same experts
     continuous: bool = True  # a sequence that ends makes room for the next; else a batch ends as one
-    most_sequences: int = 2048
+    reserves: bool = False  # a sequence begins when there is room for all of it, not of what it has so far
+    most_sequences: int = 2048  # that the software takes at once, on each device with whole attention
 
     @property
     def weight_bytes(self) -> float:
@@ -163,10 +166,21 @@ class Serving:
 
     @property
     def room(self) -> float:
-        """Sequences whose caches fit beside the weights at their mean length; at least half a one."""
-        free = self.devices * self.chip.memory_bytes * MEMORY_SHARE - self.weight_bytes
-        length = self.prompt + self.output * (0.5 if self.continuous else 1.0)
-        return max(0.5, free / max(1.0, self.cache_bytes * self.footprint.cached(length)))
+        """Sequences whose caches fit beside the weights, at their mean length or whole; at least half a one."""
+        copied = self.footprint.dense_parameters * WEIGHT_BYTES[self.weights] * (self.copies - 1)
+        free = self.devices * self.chip.memory_bytes * MEMORY_SHARE - self.weight_bytes - copied
+        length = self.prompt + self.output * (1.0 if self.reserves or not self.continuous else 0.5)
+        return max(0.5, free / max(1.0, self.cache_copies * self.cache_bytes * self.footprint.cached(length)))
+
+    @property
+    def copies(self) -> float:
+        """Of all weights but the experts', among devices that share a layer."""
+        return float(self.tp) if self.whole_attention else 1.0
+
+    @property
+    def cache_copies(self) -> float:
+        """Of each sequence's cache: a device that splits a layer holds at least one key-value head."""
+        return 1.0 if self.whole_attention else max(1.0, self.tp / self.footprint.cache_parts)
 
     @property
     def fits(self) -> bool:
@@ -215,10 +229,10 @@ def ideal(job: Serving) -> Ideal:
     """The job's terms at the datasheet's rates."""
     model, chip = job.footprint, job.chip
     bandwidth = chip.memory_bytes_per_s * job.tp
-    wanted = float(job.most_sequences) if job.batch is None else job.batch
+    wanted = _at_once(job) if job.batch is None else job.batch
     waves = max(1.0, wanted / job.room)
     if job.batch is None:
-        wanted, waves = min(wanted, max(1.0, job.room)), 1.0
+        waves = 1.0
     elif not job.continuous:
         waves = max(1.0, float(math.ceil(wanted / max(1.0, job.room) - 1e-6)))
     batch = max(1.0, wanted / waves)
@@ -232,8 +246,10 @@ def ideal(job: Serving) -> Ideal:
     logits = prompt_tokens if job.every_logit else wanted
     element = 4.0 if job.weights == "fp32" else 2.0
     size = WEIGHT_BYTES[job.weights]
-    exchanged = 2.0 * (job.tp - 1) / job.tp * 2 * model.layers * model.hidden * element
+    # Two sums over all devices a layer; or, round the experts alone, tokens given to all and their sums taken back.
+    exchanged = 2.0 * (job.tp - 1) / job.tp * (2 - job.whole_attention) * model.layers * model.hidden * element
     read = model.parameters_read(1.0 if job.alike else batch / stages)
+    dense = model.dense_parameters * job.copies
     asked = sm_clocks_per_s(chip)
     link = chip.link_bytes_per_s or _NETWORK_LINK
     scores = job.score_passes * job.prompt**2 * wanted * model.query_values / _HEAD_DIM * element
@@ -255,10 +271,12 @@ def ideal(job: Serving) -> Ideal:
         prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores + unpacked)
         / (bandwidth * prefill_stages),
         prefill_exchange=exchanged * prompt_tokens / link,
-        decode_weights=size * model.dense_parameters / bandwidth,
+        decode_weights=size * dense / bandwidth,
         decode_experts=size * (read - model.dense_parameters) / bandwidth,
-        decode_reach=0.0 if asked is None else size * read / (asked * job.tp),
-        decode_cache=batch * job.cache_bytes * model.cached(context) / (bandwidth * stages),
+        decode_reach=0.0
+        if asked is None
+        else size * (read - model.dense_parameters + dense) / (asked * job.tp),
+        decode_cache=batch * job.cache_copies * job.cache_bytes * model.cached(context) / (bandwidth * stages),
         decode_flops=batch
         * (2.0 * model.active_parameters + 4.0 * model.query_values * context)
         / (flops_per_s * stages),
@@ -271,6 +289,12 @@ def ideal(job: Serving) -> Ideal:
         waves=waves,
         prefill_batches=waves,
     )
+
+
+def _at_once(job: Serving) -> float:
+    """Sequences at once where only the memory says how many. All that come together also end together."""
+    most = min(job.most_sequences * job.copies, max(1.0, job.room))
+    return most if math.isinf(job.requests) else job.requests / math.ceil(job.requests / most)
 
 
 def _busy_stages(job: Serving, chunks: float) -> float:
