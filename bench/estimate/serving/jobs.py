@@ -135,6 +135,7 @@ def read(row: Row) -> Case | str:
             devices=devices,
             tp=tp,
             pp=pp,
+            whole_experts=whole_attention or (number(row, "ep") or 1) > 1 or "[ep]" in row.get("precision", "").lower(),
             whole_attention=whole_attention,
             prompt=prompt,
             output=output,
