@@ -240,3 +240,12 @@ def test_a_commit_and_changes_to_it_are_told(clone: Path) -> None:
     assert found.dirty is False
     (clone / "file").write_text("two")
     assert environment.harness().dirty is True
+
+
+def test_a_user_without_a_name_gets_one_for_our_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> str:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    assert environment.for_children().get("USER") == os.environ.get("USER")
+    monkeypatch.setattr(getpass, "getuser", unknown)
+    assert environment.for_children()["USER"].startswith("uid_")

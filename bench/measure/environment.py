@@ -4,6 +4,7 @@ Everything here is read and nothing is set. Nothing that names a person or a mac
 path, no address.
 """
 
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -109,7 +110,14 @@ def for_children() -> dict[str, str]:
     working folder is not.
     """
     root = str(Path(__file__).resolve().parent.parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        # A container started under a number that its /etc/passwd lacks. Before 2.13 torch's compiler, which its
+        # optimizers import, asks for the name and ends there (pytorch issue 140765); any name will do.
+        found["USER"] = f"uid_{os.getuid()}"
+    return found
 
 
 def harness() -> record.Harness:
