@@ -110,7 +110,8 @@ def _parts(out: Path, said: Path) -> Iterator[Line]:
             ends[name] = [end, *numbers]
     for name, (end, seconds, limit, left) in ends.items():
         judged = name in JUDGED and _answered(out, said, name)  # what fails has lines of its own
-        passed = end == "done" or (end == "status 1" and judged)
+        told_wrong = name not in MEASURED or any(map(_is_wrong, _rows(out / f"{name}.jsonl")))
+        passed = end == "done" or (end == "status 1" and judged and told_wrong)
         required = f"at most {QUICK_S} s" if name == "quick" else ""
         if end == "skipped":
             yield (f"part {name}", f"skipped: {left} s were left, it may take {limit} s", required, "not applicable")
@@ -132,7 +133,7 @@ def _parts(out: Path, said: Path) -> Iterator[Line]:
         slow = name == "quick" and int(seconds) > QUICK_S
         if end == "not applicable":
             verdict = end
-        elif end == "out of time" and judged and not slow:
+        elif end == "interrupted" or (end == "out of time" and judged and not slow):
             verdict = "inconclusive"  # nine minutes are less than `energy` takes: what it has said by then stands
         else:
             verdict = _verdict(passed and not slow)
@@ -140,8 +141,13 @@ def _parts(out: Path, said: Path) -> Iterator[Line]:
 
 
 def _answered(out: Path, said: Path, name: str) -> bool:
-    """Whether a part that ended with status 1 said what is wrong, instead of breaking down."""
+    """Whether a part that ended with status 1, or ran out of time, had said something by then."""
     return bool(_rows(out / f"{name}.jsonl")) if name in MEASURED else _json(said / f"{name}.txt") is not None
+
+
+def _is_wrong(row: Row) -> bool:
+    """Whether a case went wrong; what a device lacks is no fault."""
+    return row["status"] in ("crash", "timeout", "oom") or "bad_output" in row["flags"]
 
 
 def _tests(said: Path) -> Iterator[Line]:
@@ -269,10 +275,10 @@ def _peers(said: Path) -> Iterator[Line]:
 
 
 def _cases(rows: list[Row]) -> Iterator[Line]:
-    """How many cases went well in each file, and each that went wrong; what a device lacks is no fault."""
+    """How many cases went well in each file, and each that went wrong."""
     for file in dict.fromkeys(row["file"] for row in rows):
         of = [row for row in rows if row["file"] == file]
-        wrong = [row for row in of if row["status"] in ("crash", "timeout", "oom") or "bad_output" in row["flags"]]
+        wrong = [row for row in of if _is_wrong(row)]
         counts = Counter("wrong output" if "bad_output" in row["flags"] else row["status"] for row in of)
         told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
         yield (f"cases of {file}", told, "none goes wrong", _verdict(not wrong))
@@ -288,8 +294,8 @@ def _files(out: Path) -> Iterator[Line]:
         except UserError as error:
             found = [{"level": "error", "message": str(error)}]
         wrong = [one for one in found if one["level"] == "error"]
-        said = units.several(len(found), "finding") + f", {len(wrong) or 'none'} of them an error"
-        said += f": {wrong[0]['message']}" if wrong else ""
+        told = wrong[:1] or found[:1]
+        said = units.several(len(found), "finding") + (f", such as: {told[0]['message']}" if told else "")
         yield (f"check {path.name}", said, "no error", _verdict(not wrong))
 
 
