@@ -4,6 +4,7 @@ Everything here is read and nothing is set. Nothing that names a person or a mac
 path, no address.
 """
 
+import contextlib
 import getpass
 import importlib.metadata
 import os
@@ -76,8 +77,10 @@ def software() -> dict[str, str]:
         for name in ("cuda", "hip", "xpu"):
             if version := getattr(torch.version, name, None):
                 versions[name] = str(version)
-        if torch.backends.cudnn.is_available():
-            versions["cudnn"] = str(torch.backends.cudnn.version())
+        # Beside another cuDNN than it was built with, torch gives no version but an error.
+        with contextlib.suppress(RuntimeError):
+            if torch.backends.cudnn.is_available():
+                versions["cudnn"] = str(torch.backends.cudnn.version())
         versions["matmul_precision"] = torch.get_float32_matmul_precision()
         versions["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return versions
