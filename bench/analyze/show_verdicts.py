@@ -66,9 +66,14 @@ def timers(readings: Sequence[dict[str, Any]]) -> str:
     drawn = show.tabulate(
         *show.without_empty(["timer", "calls", "median", "to ours", "agrees from", "verdict", ""], body)
     )
-    if not any(one["passed"] is False and not one["broken"] for one in readings):
-        return drawn
-    return f"{drawn}\n\non a busy machine timers differ by what others took meanwhile: stop other programs and repeat"
+    lines = [drawn, ""]
+    if any(one["ratio"] is not None for one in readings):
+        lines.append(
+            "to ours: each reading by our reading of the same turn, the median of the turns; not median by median"
+        )
+    if any(one["passed"] is False and not one["broken"] for one in readings):
+        lines.append("on a busy machine timers differ by what others took meanwhile: stop other programs and repeat")
+    return "\n".join(lines).rstrip()
 
 
 def _agrees(reading: dict[str, Any]) -> str:
