@@ -445,7 +445,7 @@ def test_the_table_of_an_interrupted_run_begins_on_a_line_of_its_own(results: Pa
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "matmul", "--suite", "quick", "--device", "virtual", "--set",
          "m=8192,12288,16384", "--set", "dtype=bfloat16", "--rounds", "50", "--out", str(path)],
-        stdout=theirs, stderr=theirs, cwd=ROOT,
+        stdout=theirs, stderr=theirs, cwd=ROOT, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
     os.close(theirs)
     told = b""

@@ -9,7 +9,7 @@ import pytest
 
 from bench.analyze import compare, show, show_laboratory, show_verdicts, table
 from bench.errors import UserError
-from bench.record import Finding
+from bench.record import Finding, ResultFile
 
 replace = msgspec.structs.replace
 HOSTILE = "\x1b[31m=1+1|<img src=x>\u202e\r\n`[a](b)"
@@ -143,6 +143,26 @@ def test_devices_are_named_only_where_there_are_several(build: Any) -> None:
     both = table.rows([build.file([build.record(), build.record(device=1)], devices=two)])
     assert "Virtual GPU" not in show.table(one, devices=True)
     assert "Second GPU" in show.table(both, devices=True)
+
+
+def test_rows_of_one_case_say_which_run_and_machine_they_are(build: Any) -> None:
+    other = replace(build.session().devices[0], uuid_hash="another")
+    runs = [
+        build.file([build.record()], id="a" * 16, started="2026-11-27T19:05:49+00:00"),
+        build.file([build.record()], id="b" * 16, started="2026-11-27T19:05:58+00:00"),
+        build.file([build.record()], id="c" * 16, started="2026-11-27T20:05:49+00:00", devices=[other]),
+    ]
+
+    def names(files: list[ResultFile]) -> list[str]:
+        return show.table(table.rows(files), devices=True).splitlines()[0].split()[:3]
+
+    assert names(runs[:1]) == ["case", "step", "±95"]
+    assert names(runs[1:]) == ["case", "machine", "started"]
+    assert names(runs[:2]) == ["case", "started", "step"]
+    text = show.table(table.rows(runs), devices=True)
+    assert "2026-11-27 19:05:49" in text and "2026-11-27 19:05:58" in text
+    later = show.table(table.rows([runs[0], replace(runs[1], session=runs[2].session)]))
+    assert "2026-11-27 20:05 " in later and "20:05:49" not in later
 
 
 def test_an_empty_table_is_a_table() -> None:

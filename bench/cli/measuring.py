@@ -122,7 +122,7 @@ def run(
         again = f"accelmark run --resume {outcome.path}" + (f" --model {model}" if model else "")
         print(f"accelmark: interrupted; continue with: {again}", file=sys.stderr)
         sys.exit(130)
-    sys.exit(1 if outcome.failed else 0)
+    sys.exit(1 if outcome.failed or outcome.unwritten else 0)
 
 
 @main.command()

@@ -35,6 +35,11 @@ class Journal:
         self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
         self._waiting: list[record.Session | record.Record] = []
 
+    @property
+    def unwritten(self) -> int:
+        """How many lines the disk has not taken."""
+        return len(self._waiting)
+
     def append(self, line: record.Session | record.Record) -> None:
         """Writes the line, after any that still wait."""
         record.encode(line)  # what cannot be written as it is raises here, and not again with every later line
@@ -73,8 +78,9 @@ class Journal:
             print(f"accelmark: {len(self._waiting)} lines could not be written to {self.path}", file=sys.stderr)
             print(f"accelmark: they are in {name}: make room, then append that file to it", file=sys.stderr)
         except OSError:
-            print("accelmark: no room anywhere; these lines belong to the result file:", file=sys.stderr)
             sys.stderr.write(lines.decode())
+            say = f"no room anywhere: the {len(self._waiting)} lines above belong to {self.path}"
+            print(f"accelmark: {say}", file=sys.stderr)
 
     def _cut_torn_line(self) -> None:
         """Drops a last line that was cut while it was written; it never was a whole record."""

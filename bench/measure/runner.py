@@ -46,6 +46,7 @@ class Outcome:
     path: Path
     records: list[Record] = field(default_factory=list)
     interrupted: bool = False
+    unwritten: int = 0  # lines that the disk did not take
 
     @property
     def failed(self) -> list[Record]:
@@ -181,6 +182,7 @@ class _Run:
             self._outcome.interrupted = True
         finally:
             self._journal.close()
+        self._outcome.unwritten = self._journal.unwritten
         return self._outcome
 
     def _round(self, round_index: int, device: int, spec: str) -> None:

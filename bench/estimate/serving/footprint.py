@@ -30,6 +30,8 @@ class Footprint:
     state_values: float = 0.0  # of one sequence whatever its length, in layers that keep a state in place of a cache
     head_parameters: float = 0.0  # of the dense ones; prefill needs it for the last token only
     query_values: float  # widths of the queries of one token, over all layers
+    latent_values: float = 0.0  # in place of the queries' widths in decode, where all heads look at one latent cache
+    cache_parts: float = 8.0  # key-value heads: devices that split a layer beyond these hold copies of its cache
     known: bool = True  # False: derived from a number of parameters alone
 
     @property
@@ -48,6 +50,19 @@ class Footprint:
             return self.dense_parameters
         share = 1.0 - float((1.0 - self.experts_per_token / self.experts) ** tokens)
         return self.dense_parameters + self.experts * share * self.expert_parameters
+
+    def attended(self, context: float) -> float:
+        """Keys times widths of queries that the token at this place looks at, over all layers."""
+        if not self.windowed_values:
+            return (self.latent_values or self.query_values) * context
+        near = self.windowed_values / (self.windowed_values + self.cached_values)
+        return self.query_values * ((1.0 - near) * context + near * min(context, self.window))
+
+    def attended_by(self, tokens: float) -> float:
+        """The same over all tokens of a prompt, from no key to all of them."""
+        over = max(0.0, tokens - self.window) if self.windowed_values else 0.0
+        near = self.windowed_values / max(1.0, self.windowed_values + self.cached_values)
+        return self.query_values * (tokens**2 - near * over**2) / 2.0
 
     def cached(self, context: float) -> float:
         """Values in the cache of one sequence."""
@@ -74,7 +89,17 @@ def of_model(model: Model) -> Footprint:
         window=float(model.sliding_window or 0),
         head_parameters=model.head_matmul_parameters,
         query_values=float(model.query_size * model.num_blocks),
+        latent_values=_latent(model),
+        cache_parts=1.0 if model.kv_lora_rank is not None else float(model.num_key_value_heads),
     )
+
+
+def _latent(model: Model) -> float:
+    """Half of what MLA multiplies in decode for each key: latent and position in the scores, latent in the values."""
+    if model.kv_lora_rank is None:
+        return 0.0
+    wide = 2 * model.kv_lora_rank + (model.qk_rope_head_dim or 0)
+    return float(model.num_attention_heads * wide * model.num_blocks) / 2
 
 
 # What is found in a published name, and the catalog's model of that shape. The first that is found counts. Models that
@@ -152,6 +177,10 @@ _OTHERS = (
     (r"qwen3.coder.480b", (62, 6144, 1024, 12288, 3 * 6144 * 2560, 160, 8, 151936, 0)),
     (r"kimi.k2", (61, 7168, 288, 12288, 3 * 7168 * 2048, 384, 8, 163840, 3 * 7168 * 2048)),
 )  # fmt: skip
+# Three of four layers of Llama 4 look at their own chunk of the text alone (config.json, attention_chunk_size).
+_CHUNK = 8192.0
+# Kimi K2 has MLA: 61 layers of 64 heads, a latent of 512 and positions of 64.
+_KIMI_LATENT = 61 * 64 * (2 * 512 + 64) / 2.0
 # Hybrids keep a cache in few layers, and a state of fixed size in the others: (total parameters, layers, layers with
 # attention, hidden, key-value width, layers with a state); NVIDIA 2025, Nemotron Nano 2, table 1. A state has 128 heads
 # of 80 channels of 128 values, in 4 bytes, and is read and written at each step: as much as four values of two bytes.
@@ -187,6 +216,7 @@ def _other(text: str) -> Footprint | None:
         if not re.search(pattern, text):
             continue
         attention = hidden * (2 * queries + 2 * kv)
+        near_layers = 3 * layers // 4 if "llama.4" in pattern else 0
         head = vocabulary * hidden
         return Footprint(
             name=pattern,
@@ -196,9 +226,13 @@ def _other(text: str) -> Footprint | None:
             expert_parameters=layers * mlp if experts else 0.0,
             experts=experts,
             experts_per_token=active,
-            cached_values=2.0 * kv * layers,
+            cached_values=2.0 * kv * (layers - near_layers),
+            windowed_values=2.0 * kv * near_layers,
+            window=_CHUNK,
             head_parameters=head,
             query_values=float(queries * layers),
+            latent_values=_KIMI_LATENT if "kimi" in pattern else 0.0,
+            cache_parts=1.0 if "kimi" in pattern else max(1.0, kv // 128),
         )
     return None
 

@@ -1,5 +1,6 @@
 """Rows of published inference as jobs: which figure was measured, of what work, with which software on which chip."""
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,15 @@ _MEMORY_GB = {("argonne", "A100"): 40.0}
 # Its TensorRT-LLM and DeepSpeed scripts give every sequence of a batch one word over and over (4211f5d,
 # TensorRT-LLM/H100/run_precision_bench.py, Deepspeed-MII/A100/pipeline.py); those of vLLM draw tokens at random.
 _ALIKE = {("argonne", "tensorrt-llm"), ("argonne", "deepspeed")}
+# NVIDIA's table of throughputs (docs/source/performance/perf-overview.md, 00f3768) gives its requests for each length of
+# prompt and answer, and runs models with experts with attention_dp.
+_REQUESTS = {
+    (128, 128): 30000.0, (128, 2048): 3000.0, (500, 2000): 3000.0, (1000, 1000): 3000.0, (2048, 128): 3000.0,
+    (128, 4096): 1500.0, (1000, 2000): 1500.0, (2048, 2048): 1500.0, (5000, 500): 1500.0, (20000, 2000): 1000.0,
+}  # fmt: skip
+_COPIED = ", attention copied"
+# trtllm-bench takes 4,096 sequences at most (tensorrt_llm/bench/build/tuning.py).
+_MOST_SEQUENCES = {"tensorrt-llm": 4096}
 _MOST = {
     "params_b": 1e5, "active_params_b": 1e5, "input_len": 1e8, "output_len": 1e8, "batch": 1e6, "concurrency": 1e6,
     "n_gpus": 1e5, "tp": 1e5, "pp": 1e3, "gpu_mem_gb": 1e4,
@@ -32,6 +42,9 @@ _MOST = {
 # Eager attention writes the products, reads and writes them to scale, to mask and for the softmax, and reads them. Of
 # llama.cpp's, without flash attention, the mask and softmax are one, and only the lower triangle is gone through.
 _SCORE_PASSES = {"hf": 8.0, "pytorch": 8.0, "llama.cpp": 4.0}
+# Kernels of one layer that llama.cpp starts for a chunk of a prompt on CUDA, as of May 2024: seven products of three
+# (two conversions), seven more that unpack weights of fewer bits, and some twenty for attention, norms and copies.
+_LLAMA_KERNELS, _LLAMA_UNPACKING = 45.0, 10.0
 # Models that were published in fewer than 16 bits, and llama.cpp's usual files from wide to narrow.
 _PUBLISHED_IN = ((r"gpt.?oss", "mxfp4"), (r"deepseek.(r1|v3)(?!.*distill)|kimi.k2", "fp8"))
 _GGUF = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -66,7 +79,8 @@ class Case:
     @property
     def block(self) -> str:
         """Rows of one sweep: same stack, model and number of devices. Such rows stand or fall together."""
-        return f"{self.source}|{self.stack.key}|{self.job.footprint.name}|{self.job.devices}"
+        stack = self.stack.key.replace(_COPIED, "")
+        return f"{self.source}|{stack}|{self.job.footprint.name}|{self.job.devices}"
 
 
 def read(row: Row) -> Case | str:
@@ -105,28 +119,39 @@ def read(row: Row) -> Case | str:
     if prompt + output < 1:
         return "there is nothing to do without input_len and output_len"
     batch = number(row, "batch") or number(row, "concurrency")
+    whole_attention = bool(model.experts) and tp > 1 and (source == "trtllm" or _data_parallel(row) > 1)
+    requests = _REQUESTS.get((round(prompt), round(output)), math.inf) if source == "trtllm" else math.inf
+    # vLLM's data-parallel attention goes in lockstep, on paths of its own: another stack in all but name.
+    variant = framework + _COPIED if whole_attention and source != "trtllm" else framework
     eager = family in ("hf", "pytorch")
     return Case(
         kind=kind,
         source=source,
         note=note,
-        stack=Stack(framework=family, variant=framework, weights=weights, chip=chip),
+        stack=Stack(framework=family, variant=variant, weights=weights, chip=chip),
         job=Serving(
             footprint=model,
             chip=chip,
             devices=devices,
             tp=tp,
             pp=pp,
+            whole_experts=whole_attention or (number(row, "ep") or 1) > 1 or "[ep]" in row.get("precision", "").lower(),
+            whole_attention=whole_attention,
             prompt=prompt,
             output=output,
+            requests=requests,
             batch=None if kind == "output" and batch is None else (batch or 1.0),
             weights=weights,
             cache_bytes=_cache_bytes(row, weights, family),
             score_passes=_SCORE_PASSES.get(family, 0.0),
+            stage_kernels=stage_kernels(family, weights),
+            unpacks=family == "llama.cpp" and chip.vendor in ("NVIDIA", "AMD"),
             half_sums=family == "llama.cpp",
             alike=(source, family) in _ALIKE,
             every_logit=kind == "prefill" and eager,
             continuous=family not in ("tensorrt-llm", "deepspeed", "hf") or kind != "offline",
+            reserves=family == "tensorrt-llm",
+            most_sequences=_MOST_SEQUENCES.get(family, 2048),
         ),
     )
 
@@ -158,6 +183,11 @@ def family_of(framework: str) -> str:
         if re.search(pattern, text):
             return name
     return text
+
+
+def stage_kernels(family: str, weights: str) -> float:
+    """What a host starts one by one for each layer of a pipeline's stage; 0 where stages do not wait for it."""
+    return 0.0 if family != "llama.cpp" else _LLAMA_KERNELS + (weights != "full") * _LLAMA_UNPACKING
 
 
 def weights_of(row: Row) -> str | None:
@@ -226,6 +256,12 @@ def _layout(row: Row, devices: int, family: str) -> tuple[int, int]:
     if tp is None or tp * stages < devices:  # experts or replicas take the other devices
         tp = max(1, devices // stages)
     return max(1, round(tp)), min(stages, devices)
+
+
+def _data_parallel(row: Row) -> int:
+    """Over how many devices attention is copied, as ML.ENERGY's notes have it ("dp 8")."""
+    stated = re.search(r"\bdp (\d{1,4})\b", row.get("notes", ""))
+    return int(stated[1]) if stated else 1
 
 
 def _lengths(row: Row, kind: Kind) -> tuple[float, float]:

@@ -79,6 +79,8 @@ def case_of(job: ServingJob) -> Case:
             weights=weights,
             cache_bytes=job.kv_bytes,
             score_passes=8.0 if job.stack.attention == "unfused" else 0.0,
+            stage_kernels=inference_jobs.stage_kernels(family, weights),
+            unpacks=family == "llama.cpp" and chip.vendor in ("NVIDIA", "AMD"),
             half_sums=family == "llama.cpp",
         ),
     )

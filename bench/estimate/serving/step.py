@@ -42,18 +42,23 @@ _PRODUCT = {
 # all of Ampere's and Ada's professional cards.
 _TENSOR_CORES = {"fp8": 8.0, "fp4": 16.0}
 _HALVED = ("Ampere", "Ada", "Blackwell")  # whose GeForce cards sum in FP32 at half of the rate
+_WORKSPACE = 0.05  # of it besides, for activations, the link's buffers and CUDA's context
 MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
 _HEAD_DIM = 128.0  # of nearly all models; the number of heads is what the scores need
 _PIPELINE_GAIN = 0.75  # of what the bubble leaves; stages are unequal and hand over (llama.cpp, 2 and 4 GPUs)
 _CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.cpp's n_ubatch
-_NETWORK_LINK = 25e9  # bytes/s each way where the sheet gives no link: PCIe 4.0 x16, less its overhead
+_QUEUE = 1024.0  # kernels that a GPU holds in waiting before a launch blocks the host
+_COPIES = 4.0  # chunks that llama.cpp has under way at most; GGML_SCHED_MAX_COPIES
+# Bytes/s each way where the sheet gives no link: that of sixteen lanes of PCIe, less its overhead; 3.0, 4.0 and 5.0.
+_LANES = {"Pascal": 12.5e9, "Volta": 12.5e9, "Turing": 12.5e9, "Hopper": 50e9, "Blackwell": 50e9}
+_USUAL_LANES = 25e9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ideal:
     """A job's terms at the datasheet's rates, each a number or an array. Seconds, but for the counts."""
 
-    prefill_flops: Any  # but those of experts
+    prefill_flops: Any  # but those of experts, attention's in 16 bits
     prefill_expert_flops: Any
     prefill_bytes: Any  # weights, once for each batch that is prefilled
     prefill_activations: Any
@@ -67,6 +72,7 @@ class Ideal:
     layers: Any
     expert_layers: Any
     sequences: Any  # that a decode step advances
+    scheduled: Any  # of these, by one host process
     messages: Any  # all-reduces and hand-overs in one forward pass
     steps: Any  # decode steps from the first to the last token
     waves: Any  # how often the steps are gone through, because the cache holds only so many sequences at once
@@ -107,19 +113,45 @@ def prefill_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
 
 def step_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     """Terms of one decode step, halfway through the answer. They add up to it."""
-    weights = _larger(
-        (ideal.decode_weights + ideal.decode_experts / rates.experts) / rates.weights, ideal.decode_reach / rates.reach
-    )
-    read = weights + ideal.decode_cache / rates.cache
+    read = _read_s(ideal, rates)
     kernels = _larger(read, ideal.decode_flops / rates.compute)
-    weights = weights / read
+    weights = _weights_s(ideal, rates) / read
     return {
         "weights": kernels * weights,
         "cache": kernels * (1.0 - weights),
         "launch": ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s,
-        "scheduling": ideal.sequences * rates.sequence_s,
+        "scheduling": ideal.scheduled * rates.sequence_s,
         "communication": ideal.decode_exchange / rates.link + ideal.messages * rates.message_s,
     }
+
+
+def mixed_step_s(ideal: Ideal, rates: Rates) -> Any:
+    """Seconds of one step while sequences come and go, which prefills as many prompts as end in it, on average.
+
+    Prompts ride along: the weights are read anyway, and where reading takes longer than arithmetic they are free. Where
+    fewer than one begins in a step, some steps have one and the others none.
+    """
+    step, prefill = step_s(ideal, rates), prefill_s(ideal, rates)
+    answers = ideal.waves * (ideal.steps + 1.0)
+    some = ideal.sequences / answers
+    some = some * (some < 1.0) + 1.0 * (some >= 1.0)
+    read = _read_s(ideal, rates)
+    flops = ideal.decode_flops / rates.compute
+    prompts = (ideal.prefill_flops + ideal.prefill_expert_flops / rates.experts) / rates.prefill / answers
+    kernels = (1.0 - some) * _larger(read, flops) + some * _larger(read, flops + prompts / some)
+    beside = total(step) - step["weights"] - step["cache"]
+    return kernels + beside + (prefill["prefill memory"] + ideal.prefill_exchange / rates.link) / answers
+
+
+def _read_s(ideal: Ideal, rates: Rates) -> Any:
+    """Seconds that a decode step reads weights and caches."""
+    return _weights_s(ideal, rates) + ideal.decode_cache / rates.cache
+
+
+def _weights_s(ideal: Ideal, rates: Rates) -> Any:
+    return _larger(
+        (ideal.decode_weights + ideal.decode_experts / rates.experts) / rates.weights, ideal.decode_reach / rates.reach
+    )
 
 
 def total(terms: dict[str, Any]) -> Any:
@@ -140,17 +172,23 @@ class Serving:
     devices: int = 1
     tp: int = 1  # ways that weights and work are split; experts spread over devices count here
     pp: int = 1
+    whole_experts: bool = False  # each device has some experts whole, not a slice of all
+    whole_attention: bool = False  # each device has all attention and the caches of its own sequences; experts are split
     prompt: float
     output: float
     batch: float | None  # sequences at once; None: as many as the memory holds
+    requests: float = math.inf  # that there are in all, where no batch is given
     weights: str = "full"  # a key of WEIGHT_BYTES
     cache_bytes: float = 2.0
     score_passes: float = 0.0  # how often unfused attention writes or reads all pairs' scores; 0: it keeps them on chip
+    stage_kernels: float = 0.0  # that a host starts one by one for each layer of a stage; 0: stages need no host
+    unpacks: bool = False  # weights of fewer bits are written out in 16 for each chunk of a prompt, and read again
     half_sums: bool = False  # products are summed in 16 bits or as integers, which cards for games do at full rate
     every_logit: bool = False  # one forward pass that gives the logits of all tokens, not of the last
     alike: bool = False  # all sequences are the same text, whose tokens choose the same experts
     continuous: bool = True  # a sequence that ends makes room for the next; else a batch ends as one
-    most_sequences: int = 2048
+    reserves: bool = False  # a sequence begins when there is room for all of it, not of what it has so far
+    most_sequences: int = 2048  # that the software takes at once, on each device with whole attention
 
     @property
     def weight_bytes(self) -> float:
@@ -159,10 +197,21 @@ class Serving:
 
     @property
     def room(self) -> float:
-        """Sequences whose caches fit beside the weights at their mean length; at least half a one."""
-        free = self.devices * self.chip.memory_bytes * MEMORY_SHARE - self.weight_bytes
-        length = self.prompt + self.output * (0.5 if self.continuous else 1.0)
-        return max(0.5, free / max(1.0, self.cache_bytes * self.footprint.cached(length)))
+        """Sequences whose caches fit beside the weights, at their mean length or whole; at least half a one."""
+        copied = self.footprint.dense_parameters * WEIGHT_BYTES[self.weights] * (self.copies - 1)
+        free = self.devices * self.chip.memory_bytes * (MEMORY_SHARE - _WORKSPACE) - self.weight_bytes - copied
+        length = self.prompt + self.output * (1.0 if self.reserves or not self.continuous else 0.5)
+        return max(0.5, free / max(1.0, self.cache_copies * self.cache_bytes * self.footprint.cached(length)))
+
+    @property
+    def copies(self) -> float:
+        """Of all weights but the experts', among devices that share a layer."""
+        return float(self.tp) if self.whole_attention else 1.0
+
+    @property
+    def cache_copies(self) -> float:
+        """Of each sequence's cache: a device that splits a layer holds at least one key-value head."""
+        return 1.0 if self.whole_attention else max(1.0, self.tp / self.footprint.cache_parts)
 
     @property
     def fits(self) -> bool:
@@ -211,58 +260,110 @@ def ideal(job: Serving) -> Ideal:
     """The job's terms at the datasheet's rates."""
     model, chip = job.footprint, job.chip
     bandwidth = chip.memory_bytes_per_s * job.tp
-    wanted = float(job.most_sequences) if job.batch is None else job.batch
+    wanted = _at_once(job) if job.batch is None else job.batch
     waves = max(1.0, wanted / job.room)
     if job.batch is None:
-        wanted, waves = min(wanted, max(1.0, job.room)), 1.0
+        waves = 1.0
     elif not job.continuous:
         waves = max(1.0, float(math.ceil(wanted / max(1.0, job.room) - 1e-6)))
     batch = max(1.0, wanted / waves)
     flops_per_s = peak_flops_per_s(chip, job.weights, job.half_sums) * job.tp
+    # Queries meet keys in 16 bits, or wider, whatever the weights have.
+    scores_per_s = flops_per_s if job.weights == "fp32" else peak_flops_per_s(chip, "full", job.half_sums) * job.tp
     prompt_tokens = wanted * job.prompt
     # Of a pipeline's stages those are busy at a time that have a part of the batch, or a chunk of the prompt.
     stages = min(float(job.pp), batch)
     chunks = max(batch, prompt_tokens / _CHUNK)
-    prefill_stages = 1.0 + _PIPELINE_GAIN * (job.pp * chunks / (chunks + job.pp - 1.0) - 1.0)
+    prefill_stages = 1.0 + _PIPELINE_GAIN * (_busy_stages(job, chunks) - 1.0)
     context = job.prompt + job.output / 2
     logits = prompt_tokens if job.every_logit else wanted
     element = 4.0 if job.weights == "fp32" else 2.0
     size = WEIGHT_BYTES[job.weights]
-    exchanged = 2.0 * (job.tp - 1) / job.tp * 2 * model.layers * model.hidden * element
+    # Two sums over all devices a layer; or, round the experts alone, tokens given to all and their sums taken back.
+    exchanged = 2.0 * (job.tp - 1) / job.tp * (2 - job.whole_attention) * model.layers * model.hidden * element
     read = model.parameters_read(1.0 if job.alike else batch / stages)
+    dense = model.dense_parameters * job.copies
     asked = sm_clocks_per_s(chip)
-    link = chip.link_bytes_per_s or _NETWORK_LINK
+    link = chip.link_bytes_per_s or _LANES.get(chip.generation, _USUAL_LANES)
     scores = job.score_passes * job.prompt**2 * wanted * model.query_values / _HEAD_DIM * element
+    unpacked = 0.0
+    if job.unpacks and size < 2.0:
+        unpacked = (size + 4.0) * model.parameters_read(_CHUNK) * max(1.0, prompt_tokens / _CHUNK)
     return Ideal(
         prefill_flops=(
-            2.0 * (prompt_tokens * (model.dense_parameters - model.head_parameters) + logits * model.head_parameters)
-            + 2.0 * prompt_tokens * job.prompt * model.query_values
+            2.0
+            * (prompt_tokens * (model.dense_parameters - model.head_parameters) + logits * model.head_parameters)
+            / flops_per_s
+            + 4.0 * wanted * model.attended_by(job.prompt) / scores_per_s
         )
-        / (flops_per_s * prefill_stages),
+        / prefill_stages,
         prefill_expert_flops=2.0
         * prompt_tokens
         * model.experts_per_token
         * model.expert_parameters
         / (flops_per_s * prefill_stages),
         prefill_bytes=size * model.parameters_read(prompt_tokens) / bandwidth,
-        prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores) / bandwidth,
+        prefill_activations=(16.0 * prompt_tokens * model.layers * model.hidden * element + scores + unpacked)
+        / (bandwidth * prefill_stages),
         prefill_exchange=exchanged * prompt_tokens / link,
-        decode_weights=size * model.dense_parameters / bandwidth,
-        decode_experts=size * (read - model.dense_parameters) / bandwidth,
-        decode_reach=0.0 if asked is None else size * read / (asked * job.tp),
-        decode_cache=batch * job.cache_bytes * model.cached(context) / (bandwidth * stages),
+        decode_weights=size * dense / bandwidth,
+        decode_experts=size * (read - model.dense_parameters) * _unequal(job, read) / bandwidth,
+        decode_reach=0.0
+        if asked is None
+        else size * (read - model.dense_parameters + dense) / (asked * job.tp),
+        decode_cache=batch * job.cache_copies * job.cache_bytes * model.cached(context) / (bandwidth * stages),
         decode_flops=batch
-        * (2.0 * model.active_parameters + 4.0 * model.query_values * context)
-        / (flops_per_s * stages),
+        * (2.0 * model.active_parameters / flops_per_s + 4.0 * model.attended(context) / scores_per_s)
+        / stages,
         decode_exchange=exchanged * batch / link,
         layers=model.layers,
         expert_layers=model.layers if model.experts else 0.0,
         sequences=batch,
+        scheduled=batch / job.copies,
         messages=2.0 * model.layers * (job.tp > 1) + (job.pp - 1),
         steps=max(0.0, job.output - 1),
         waves=waves,
         prefill_batches=waves,
     )
+
+
+def _unequal(job: Serving, read: float) -> float:
+    """How many more experts than the mean the device reads that reads the most, where each has its own.
+
+    The chosen ones of its experts are binomial; the largest of n normals is some 0.7 · sqrt(2 ln n) deviations above
+    their mean.
+    """
+    model = job.footprint
+    if not job.whole_experts or job.tp < 2 or not model.experts:
+        return 1.0
+    own = max(1.0, model.experts / job.tp)
+    chosen = min(1.0, (read - model.dense_parameters) / (model.experts * model.expert_parameters))
+    deviation = math.sqrt(max(0.0, (1.0 - chosen) / (own * chosen)))
+    return min(1.0 / chosen, 1.0 + 0.7 * math.sqrt(2.0 * math.log(job.tp)) * deviation)
+
+
+def _at_once(job: Serving) -> float:
+    """Sequences at once where only the memory says how many. All that come together also end together."""
+    most = min(job.most_sequences * job.copies, max(1.0, job.room))
+    return most if math.isinf(job.requests) else job.requests / math.ceil(job.requests / most)
+
+
+def _busy_stages(job: Serving, chunks: float) -> float:
+    """Stages of a pipeline that work at once while so many chunks go through it, on average.
+
+    One host starts the kernels of all stages in turn, and waits where a device's queue is full. A queue has room for d
+    chunks of a stage, m whole ones and a part g. So m + 1 chunks follow each other without a gap; the next begins when
+    the last stage has made room for the rest of the one before, that is (stages - g) stages' time after the first.
+    """
+    behind = max(0.0, chunks - 1.0)  # the first one
+    wait = behind
+    if job.stage_kernels and job.pp > 1:
+        room = _QUEUE / (job.stage_kernels * job.footprint.layers / job.pp)
+        whole = math.floor(room)
+        rounds = behind // (whole + 1.0)
+        gaps = rounds * (job.pp - (room - whole)) + behind % (whole + 1.0)
+        wait = max(behind * max(1.0, job.pp / _COPIES), gaps)
+    return job.pp * (behind + 1.0) / (job.pp + wait)
 
 
 def latency_s(ideal: Ideal, rates: Rates) -> Any:
