@@ -73,7 +73,8 @@ def test_files_that_it_points_to_exist():
 def test_a_file_that_a_comment_points_to_exists():
     for folder in ("bench", "workloads", "scripts", "tests"):
         for source in (ROOT / folder).rglob("*.py"):
-            for name in re.findall(r"(?<![\w/])(?:bench|workloads|tests)/[\w/]+\.py\b", source.read_text(encoding="utf-8")):
+            text = source.read_text(encoding="utf-8")
+            for name in re.findall(r"(?<![\w/])(?:bench|workloads|tests)/[\w/]+\.py\b", text):
                 assert (ROOT / name).exists(), f"{source.name} points to {name}"
 
 
