@@ -1,5 +1,6 @@
 """Commands that look at this machine and measure on it: devices, list, run, selfcheck."""
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -30,8 +31,10 @@ def list_(what: str, as_json: bool) -> None:
     from bench.analyze import show_laboratory
 
     document = commands.listing(what)
-    if as_json or isinstance(document, dict):
+    if as_json:
         print_json(document)
+    elif isinstance(document, dict):
+        print(json.dumps(document, indent=4))  # as results/schema.json lies in a clone, to the byte
     else:
         print(show_laboratory.workloads(document) if what == "workloads" else show_laboratory.listing(document))
 
