@@ -42,6 +42,7 @@ _PRODUCT = {
 # all of Ampere's and Ada's professional cards.
 _TENSOR_CORES = {"fp8": 8.0, "fp4": 16.0}
 _HALVED = ("Ampere", "Ada", "Blackwell")  # whose GeForce cards sum in FP32 at half of the rate
+_STREAM = 0.8  # of the bandwidth, that kernels reach which read and write activations
 _WORKSPACE = 0.05  # of it besides, for activations, the link's buffers and CUDA's context
 MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
 _HEAD_DIM = 128.0  # of nearly all models; the number of heads is what the scores need
@@ -105,7 +106,7 @@ def prefill_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     products = _larger(flops / rates.prefill, ideal.prefill_bytes / rates.weights)
     return {
         "prefill": products,
-        "prefill memory": ideal.prefill_activations / rates.weights,
+        "prefill memory": ideal.prefill_activations / _STREAM,
         "launch": ideal.prefill_batches * (ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s),
         "communication": ideal.prefill_exchange / rates.link + ideal.prefill_batches * ideal.messages * rates.message_s,
     }
