@@ -108,6 +108,84 @@ def test_an_a100_feels_how_many_bytes_its_sms_ask_for_and_an_rtx_4090_does_not()
     assert rate(gaming, slow) > 0.9 * rate(gaming, free)
 
 
+LLAMA = {"phase": "prefill", "framework": "llama.cpp", "batch": "1", "output_len": "0", "device": "RTX4090"}
+
+
+def busy(**changes: str) -> float:
+    one = case(**LLAMA | {"input_len": "8192", "n_gpus": "4"} | changes).job
+    alone = dataclasses.replace(one, pp=1)
+    return serving.ideal(alone).prefill_flops / serving.ideal(one).prefill_flops
+
+
+def test_a_pipeline_whose_stages_outgrow_the_queue_of_launches_gains_next_to_nothing():
+    eight, seventy = {"model": "Llama-3-8B", "params_b": "8.03"}, {"model": "Llama-3-70B", "params_b": "70.6"}
+    assert busy(**eight, quant="Q4_K_M") > 2.3  # 10,994 tokens/s of four RTX 4090 over 4,040 of one: 2.7
+    assert 1.0 < busy(**seventy, quant="Q4_K_M") < 1.3  # 80 layers of 55 kernels are more than four queues of 1,024
+    assert 1.5 < busy(**seventy, quant="Q4_K_M", n_gpus="8") < 2.5
+    assert busy(**eight, input_len="512") == pytest.approx(1.0)  # a single chunk has nobody to follow it
+
+
+def test_weights_of_fewer_bits_are_written_out_for_each_chunk_of_a_prompt():
+    wide, narrow = (serving.ideal(case(**LLAMA, input_len="2048", quant=quant).job) for quant in ("F16", "Q4_K_M"))
+    more = (narrow.prefill_activations - wide.prefill_activations) * chip.find("rtx-4090").memory_bytes_per_s
+    assert more == pytest.approx(4 * 7.5e9 * (0.606 + 4), rel=0.02)
+    apple = {"device": "Apple-m2-ultra-76-core", "input_len": "2048"}
+    wide, narrow = (serving.ideal(case(**LLAMA | apple, quant=quant).job) for quant in ("F16", "Q4_K_M"))
+    assert narrow.prefill_activations == wide.prefill_activations
+
+
+def test_devices_beyond_the_key_value_heads_hold_copies_of_the_cache():
+    eight = {"n_gpus": "8", "params_b": "", "device": "H200", "precision": "fp8"}
+    latent, four, dense = (
+        case(**eight, model=name).job for name in ("deepseek-ai/DeepSeek-V3", "Qwen/Qwen3-235B-A22B", "Llama-3-70B")
+    )
+    assert [one.cache_copies for one in (latent, four, dense)] == [8.0, 2.0, 1.0]
+    copied = dataclasses.replace(latent, whole_attention=True)
+    assert copied.cache_copies == 1.0
+    assert serving.ideal(copied).decode_weights == pytest.approx(8 * serving.ideal(latent).decode_weights)
+    assert serving.ideal(copied).decode_exchange == pytest.approx(serving.ideal(latent).decode_exchange / 2)
+
+
+def test_there_are_no_more_sequences_at_once_than_requests_and_all_rounds_are_alike():
+    row = {"source_id": "trtllm", "framework": "TensorRT-LLM", "phase": "offline, max throughput", "quant": "FP8"}
+    small = case(**row, batch="", input_len="128", output_len="4096", device="H200", n_gpus="8").job
+    assert serving.ideal(small).sequences == 1500.0
+    tight = case(**row, batch="", input_len="20000", output_len="2000", device="H200").job
+    rounds = 1000.0 / serving.ideal(tight).sequences
+    assert rounds == pytest.approx(round(rounds))
+    assert rounds > 1
+
+
+def test_all_wait_for_the_device_that_reads_the_most_experts():
+    mixture = {"model": "Qwen/Qwen3-235B-A22B", "params_b": "", "n_gpus": "8", "phase": "online", "device": "H200"}
+
+    def times(batch: str) -> float:
+        sliced, whole = (serving.ideal(case(**mixture, concurrency=batch, batch="", ep=ep).job) for ep in ("1", "8"))
+        return float(whole.decode_experts / sliced.decode_experts)
+
+    assert times("1") > times("8") > 1.2 > times("512") >= 1.0
+
+
+def test_prompts_ride_along_where_reading_hides_them_and_cost_their_arithmetic_where_not():
+    def cost(batch: str, prompt: str) -> float:
+        """Of prompts in a step, as a share of what they take by themselves."""
+        one = serving.ideal(case(phase="online", batch=batch, input_len=prompt, output_len="256").job)
+        alone = serving.total(serving.prefill_s(one, RATES)) / 256
+        return float((serving.mixed_step_s(one, RATES) - serving.total(serving.step_s(one, RATES))) / alone)
+
+    assert 0 < cost("4", "32") < 0.3
+    assert 0.3 < cost("64", "2048") < 1.0
+
+
+def test_windows_bound_what_the_tokens_of_a_prompt_look_at():
+    gemma = footprint.of_model(model.find("gemma-3-27b"))
+    summed = sum(gemma.attended(place) for place in range(1, 4001))
+    assert gemma.attended_by(4000) == pytest.approx(summed, rel=0.001)
+    assert gemma.attended_by(4000) < 0.7 * gemma.query_values * 4000**2 / 2
+    latent = footprint.of_model(model.find("deepseek-v3"))
+    assert latent.attended(1) == 61 * 128 * (2 * 512 + 64) / 2  # scores of 576 and values of 512 for each of 128 heads
+
+
 # What is learned
 
 

@@ -55,8 +55,8 @@ def figures(of: Table, rates: Rates) -> dict[str, Any]:
     step = serving.total(serving.step_s(of.ideal, rates))
     first = prefill + of.ideal.sequences * rates.sequence_s
     latency = prefill + of.ideal.waves * of.ideal.steps * step
-    # Sequences that end are replaced. Requests of one length that come together stay together: all prompts, all answers.
-    # Where they come one by one, prompts ride along with the others' answers.
+    # Sequences that end are replaced. Requests of one length that come together stay together: all prompts, then all
+    # answers. Where they come one by one, prompts ride along with the others' answers.
     together = step + prefill / (of.ideal.waves * (of.ideal.steps + 1.0))
     pace = np.where(of.kind == "online", serving.mixed_step_s(of.ideal, rates), together)
     kind = of.kind

@@ -26,8 +26,8 @@ _MEMORY_GB = {("argonne", "A100"): 40.0}
 # Its TensorRT-LLM and DeepSpeed scripts give every sequence of a batch one word over and over (4211f5d,
 # TensorRT-LLM/H100/run_precision_bench.py, Deepspeed-MII/A100/pipeline.py); those of vLLM draw tokens at random.
 _ALIKE = {("argonne", "tensorrt-llm"), ("argonne", "deepspeed")}
-# NVIDIA's table of throughputs (docs/source/performance/perf-overview.md, 00f3768) gives its requests for each length of
-# prompt and answer, and runs models with experts with attention_dp.
+# NVIDIA's table of throughputs (docs/source/performance/perf-overview.md, 00f3768) gives the number of its requests for
+# each length of prompt and answer, and runs models of experts with attention_dp.
 _REQUESTS = {
     (128, 128): 30000.0, (128, 2048): 3000.0, (500, 2000): 3000.0, (1000, 1000): 3000.0, (2048, 128): 3000.0,
     (128, 4096): 1500.0, (1000, 2000): 1500.0, (2048, 2048): 1500.0, (5000, 500): 1500.0, (20000, 2000): 1000.0,

@@ -73,6 +73,7 @@ def case_of(job: ServingJob) -> Case:
             devices=tp * layout.pp,
             tp=tp,
             pp=layout.pp,
+            whole_experts=layout.ep > 1,
             prompt=float(job.prompt),
             output=float(job.output),
             batch=float(job.batch) / layout.dp,

@@ -5,6 +5,7 @@ link. `Rates` say what share of each ideal a stack reaches, and what it adds for
 
     prefill of T tokens   max(FLOPs / R, weights / BW) + activations / BW + L·host + exchange
     decode step, batch B  max((weights + B·C·cache) / BW, FLOPs / R) + L·host + B·sequence + exchange
+    with prompts in it    the same with the FLOPs of the prompts that begin in a step, where requests come one by one
 
 Weights are read no faster than the processors ask for them: so many bytes are under way for each SM and clock, whatever
 the memory could give (Little's law). With llama.cpp's kernels that is about 7 bytes, which an RTX 4090 never feels and
@@ -42,12 +43,15 @@ _PRODUCT = {
 # all of Ampere's and Ada's professional cards.
 _TENSOR_CORES = {"fp8": 8.0, "fp4": 16.0}
 _HALVED = ("Ampere", "Ada", "Blackwell")  # whose GeForce cards sum in FP32 at half of the rate
-_WORKSPACE = 0.05  # of it besides, for activations, the link's buffers and CUDA's context
+_STREAM = 0.8  # of the bandwidth, that kernels reach which read and write activations
 MEMORY_SHARE = 0.9  # of a device's memory that servers take for weights and cache; vLLM's gpu_memory_utilization
+_WORKSPACE = 0.05  # of the memory, that activations, the links' buffers and CUDA's context take of that
 _HEAD_DIM = 128.0  # of nearly all models; the number of heads is what the scores need
 _PIPELINE_GAIN = 0.75  # of what the bubble leaves; stages are unequal and hand over (llama.cpp, 2 and 4 GPUs)
 _CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.cpp's n_ubatch
-_QUEUE = 1024.0  # kernels that a GPU holds in waiting before a launch blocks the host
+# Kernels that a GPU holds in waiting before a launch blocks the host: some 1,000, as users of CUDA found out (NVIDIA's
+# forum, topic 68937).
+_QUEUE = 1024.0
 _COPIES = 4.0  # chunks that llama.cpp has under way at most; GGML_SCHED_MAX_COPIES
 # Bytes/s each way where the sheet gives no link: that of sixteen lanes of PCIe, less its overhead; 3.0, 4.0 and 5.0.
 _LANES = {"Pascal": 12.5e9, "Volta": 12.5e9, "Turing": 12.5e9, "Hopper": 50e9, "Blackwell": 50e9}
@@ -105,7 +109,7 @@ def prefill_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     products = _larger(flops / rates.prefill, ideal.prefill_bytes / rates.weights)
     return {
         "prefill": products,
-        "prefill memory": ideal.prefill_activations / rates.weights,
+        "prefill memory": ideal.prefill_activations / _STREAM,
         "launch": ideal.prefill_batches * (ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s),
         "communication": ideal.prefill_exchange / rates.link + ideal.prefill_batches * ideal.messages * rates.message_s,
     }
@@ -173,7 +177,7 @@ class Serving:
     tp: int = 1  # ways that weights and work are split; experts spread over devices count here
     pp: int = 1
     whole_experts: bool = False  # each device has some experts whole, not a slice of all
-    whole_attention: bool = False  # each device has all attention and the caches of its own sequences; experts are split
+    whole_attention: bool = False  # each device has all attention and caches of its own sequences; experts are split
     prompt: float
     output: float
     batch: float | None  # sequences at once; None: as many as the memory holds
@@ -308,9 +312,7 @@ def ideal(job: Serving) -> Ideal:
         prefill_exchange=exchanged * prompt_tokens / link,
         decode_weights=size * dense / bandwidth,
         decode_experts=size * (read - model.dense_parameters) * _unequal(job, read) / bandwidth,
-        decode_reach=0.0
-        if asked is None
-        else size * (read - model.dense_parameters + dense) / (asked * job.tp),
+        decode_reach=0.0 if asked is None else size * (read - model.dense_parameters + dense) / (asked * job.tp),
         decode_cache=batch * job.cache_copies * job.cache_bytes * model.cached(context) / (bandwidth * stages),
         decode_flops=batch
         * (2.0 * model.active_parameters / flops_per_s + 4.0 * model.attended(context) / scores_per_s)
