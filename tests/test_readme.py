@@ -24,7 +24,8 @@ LINES = [
     re.split(r"\s{2,}|\s*\)$", found[0])[0]
     for block in BLOCKS
     for found in re.finditer(
-        r"(?:scripts/)?accelmark (?:run|show|check|table|compare|devices|list|selfcheck)\b.*", block
+        r"(?:scripts/)?accelmark (?:run|show|check|table|compare|devices|list|selfcheck|submit|report|calibrate)\b.*",
+        block,
     )
 ]
 
