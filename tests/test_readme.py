@@ -12,8 +12,10 @@ from bench.cli import main
 from bench.device import vendors
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-PAGES = README
+README, METHOD, ESTIMATES, SHARING = (
+    (ROOT / f"{name}.md").read_text() for name in ("README", "METHOD", "ESTIMATES", "SHARING")
+)
+PAGES = "\n".join([README, METHOD, ESTIMATES, SHARING])
 BLOCKS = re.findall(r"```\w*\n(.*?)```", PAGES, re.S)
 SPEC = importlib.util.spec_from_file_location("examples", ROOT / "scripts" / "examples.py")
 examples = importlib.util.module_from_spec(SPEC)
@@ -65,14 +67,14 @@ def test_the_check_runs_the_printed_test_command():
 
 def test_every_workload_and_every_vendor_is_named():
     for name in workload.names():
-        assert f"`{name}`" in README
+        assert f"`{name}`" in METHOD.partition("## What is measured")[2].partition("\n## ")[0]
     status = README.partition("## Status")[2].lower()
     for vendor in vendors():
         assert vendor in status or vendor == "cpu", vendor
 
 
 def test_files_that_it_points_to_exist():
-    for name in re.findall(r"[A-Z]+\.md|results/schema\.json|workloads/matmul\.py", README):
+    for name in re.findall(r"[A-Z]+\.md|results/schema\.json|workloads/matmul\.py", PAGES):
         assert (ROOT / name).exists(), name
 
 
