@@ -74,7 +74,7 @@ def test_operations_and_flop_of_a_whole_model_are_those_that_two_stacks_tell(nam
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_time_of_a_whole_model_is_about_what_two_stacks_tell(name: str) -> None:
-    """The processor's time on one thread, within a factor of 2; the README has what a quiet machine showed."""
+    """The processor's time on one thread, within a factor of 2; METHOD.md has what a quiet machine showed."""
     made = steps(name)
     fastest = dict.fromkeys(made, float("inf"))
     for _ in range(5):

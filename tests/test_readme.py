@@ -86,5 +86,29 @@ def test_a_file_that_a_comment_points_to_exists():
                 assert (ROOT / name).exists(), f"{source.name} points to {name}"
 
 
+def test_the_first_page_has_what_a_newcomer_looks_for():
+    sections = re.findall(r"(?m)^##+ (.*)", README)
+    for name in ("What you get", "Commands", "What will it take?", "How far off it is", "On a GPU", "Torch", "Status"):
+        assert name in sections
+    columns = (
+        "| command |", "| left out | rows |", "| what | time | memory |", "| work | tokens/s here |",
+        "| part | state |",
+    )  # fmt: skip
+    for column in columns:
+        assert column in README
+    assert README.count("\n") < 560, "what is not for newcomers has pages of its own"
+
+
+@pytest.mark.parametrize("name", ["README", "METHOD", "ESTIMATES", "SHARING"])
+def test_a_link_leads_to_a_heading_that_is_there(name):
+    links = re.findall(r"\]\(([^)]*)\)", (ROOT / f"{name}.md").read_text())
+    assert links
+    for link in links:
+        page, _, heading = link.partition("#")
+        headings = re.findall(r"(?m)^#+ (.*)", (ROOT / page).read_text())
+        slugs = [re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings]
+        assert not heading or heading in slugs, link
+
+
 def test_what_has_not_met_a_gpu_says_so():
     assert "has not run on a GPU yet" in README.partition("## Status")[2]

@@ -72,7 +72,7 @@ class Speeds(Strict, frozen=True):
 
 
 class Protocol(Strict, frozen=True):
-    """How long a case is measured and how precisely; see "How time is measured" in the README."""
+    """How long a case is measured and how precisely; see "How time is measured" in METHOD.md."""
 
     settle_s: Amount
     min_samples: Count

@@ -18,7 +18,7 @@ from bench.stats import MAD_TO_SD, median
 BELOW, ABOVE, DEVIATIONS = 0.35, 0.10, 4.0
 # Fewer other machines than these make no band.
 FEWEST = 3
-APPEAL = "if it is right, say why in the pull request, and those who keep the table can accept it (see the README)"
+APPEAL = "if it is right, say why in the pull request, and those who keep the table can accept it (see SHARING.md)"
 
 Key = tuple[str, ...]
 
