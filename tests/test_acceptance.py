@@ -294,7 +294,7 @@ def test_what_a_part_asks_for_fits_into_its_own_budget(acceptance: Acceptance) -
             model=options.get("model"), rounds=int(options["rounds"]) if "rounds" in options else None,
             budget_s=units.parse_duration(options["budget"]) if "budget" in options else None,
         )  # fmt: skip
-        planned[found[1]] = plan.make(request, [hopper], start_s=15.0, metered=[True])
+        planned[found[1]] = plan.make(request, [hopper], start_s=15.0, metered=[True], spent_s=25.0)
     assert {name for name, one in planned.items() if one.skipped} <= {"standard"}  # which takes what time is left
     assert [one.case.params()["compiled"] for one in planned["steps"].cases] == [False, True]
     assert {"llama-3.2-1b", "llama-3.1-8b"} <= {one.case.params().get("model") for one in planned["models"].cases}

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import getpass
 import json
+import math
 import os
 import random
 import re
@@ -520,6 +521,21 @@ def test_cases_that_a_budget_left_out_have_records(tmp_path: Path) -> None:
     skipped = [one for one in record.read(outcome.path).records if one.status == "skipped"]
     assert len(skipped) == len(the_plan.skipped) and not outcome.failed
     assert {one.reason for one in skipped} == {"left out to fit into 4 s"}
+
+
+@pytest.mark.parametrize("late_s", [-1.0, math.inf])
+def test_no_case_begins_after_the_budget_but_the_first_and_resuming_takes_the_rest(
+    late_s: float, tmp_path: Path
+) -> None:
+    lab, the_plan = laboratory("virtual"), planned(copies(4), rounds=2)
+    session = runner.new_session(lab, the_plan, seed=0, argv=[])
+    path, late = tmp_path / "run.jsonl", time.monotonic() + late_s
+    outcome = runner.carry_out(lab, the_plan, session, path, Recorder(), deadline_s=late)
+    measured = 1 if late_s < 0 else 8
+    assert (len(outcome.records), outcome.over, outcome.interrupted) == (measured, 8 - measured, False)
+    found = record.read(path)
+    assert len(found.records) == measured
+    assert len(runner.resume(lab, found, the_plan, path, Recorder()).records) == 8
 
 
 def test_a_case_that_does_not_fit_into_memory_has_a_record_and_is_not_tried(tmp_path: Path) -> None:

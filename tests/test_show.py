@@ -200,6 +200,19 @@ def test_a_plan_keeps_its_times_under_each_other() -> None:
     assert show_laboratory.plan({**document, "cases": [], "skipped": []})[0] == "suite quick on cpu:0"
 
 
+def test_many_cases_left_out_for_one_reason_are_a_line() -> None:
+    skipped = [{"case": f"{name} m={m}", "reason": "left out"} for name in ("rope", "matmul") for m in range(4)]
+    other = {"case": "softmax n=1", "reason": "needs about 128 GiB"}
+    document = {
+        "suite": "quick", "devices": ["cpu:0"], "rounds": 1, "estimate_s": 1.0, "cases": [], "findings": [],
+        "skipped": [*skipped, other],
+    }  # fmt: skip
+    assert show_laboratory.plan(document)[2:] == [
+        "  softmax n=1  needs about 128 GiB",
+        "  8 cases left out: matmul 4, rope 4",
+    ]
+
+
 def test_readings_of_memory_are_in_words_that_people_use() -> None:
     readings = {"host_memory_used_bytes": 3 * 2**30, "power_w": 71.25}
     (line,) = show_laboratory._capabilities({"capabilities": dict.fromkeys(readings, "ok"), "readings": readings})

@@ -101,7 +101,7 @@ def run(
             budget_s=units.parse_duration(budget) if budget else None, timeout_s=timeout_s,
         )  # fmt: skip
         told.note("looking at this machine, some seconds ...")
-        laboratory, planned = commands.prepare_run(request, device=device, seed=seed, out=None if dry_run else out)
+        laboratory, planned = commands.prepare_run(request, device=device, seed=seed, out=out)
         intended = commands.plan_document(laboratory, planned)
         if dry_run:
             print_json(intended) if as_json else print_lines(show_laboratory.plan(intended))
@@ -121,10 +121,13 @@ def run(
     else:
         print(show.table(document["rows"], "github" if style == "markdown" else "simple"))
         print(f"\n{outcome.path}")
+    again = f"continue with: accelmark run --resume {outcome.path}" + (f" --model {model}" if model else "")
     if outcome.interrupted:
-        again = f"accelmark run --resume {outcome.path}" + (f" --model {model}" if model else "")
-        print(f"accelmark: interrupted; continue with: {again}", file=sys.stderr)
+        print(f"accelmark: interrupted; {again}", file=sys.stderr)
         sys.exit(130)
+    if outcome.over:
+        say = f"the budget is used up, and {units.several(outcome.over, 'case')} of its rounds are not measured"
+        print(f"accelmark: {say}: this machine was slower than planned; {again}", file=sys.stderr)
     sys.exit(1 if outcome.failed or outcome.unwritten else 0)
 
 

@@ -1,7 +1,9 @@
 """The commands that need a device: `devices`, `run`, `selfcheck`, and the meter of one's own loop."""
 
+import math
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,12 +44,15 @@ def prepare_run(
     from bench.measure import journal, plan
     from bench.measure.laboratory import look, remember_speeds
 
+    begun_s = time.monotonic()
     plan.validate(request)
     if out is not None:
         journal.refuse_existing(out)
     laboratory = look(device, seed)
     laboratory = remember_speeds(laboratory, [*([out.parent] if out else []), results_folder() / "local"])
-    return laboratory, plan.make(request, laboratory.speeds, laboratory.start_s, laboratory.metered)
+    laboratory.look_s = time.monotonic() - begun_s
+    made = plan.make(request, laboratory.speeds, laboratory.start_s, laboratory.metered, laboratory.look_s)
+    return laboratory, made
 
 
 def carry_out(
@@ -57,11 +62,12 @@ def carry_out(
     from bench.measure import runner
     from bench.measure.laboratory import rested
 
+    deadline_s = math.inf if planned.left_s is None else time.monotonic() + planned.left_s
     laboratory = rested(laboratory, planned, seed)
     session = runner.new_session(laboratory, planned, seed=seed, argv=argv)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = out or results_folder() / "local" / f"{stamp}-{session.id[:8]}.jsonl"
-    return runner.carry_out(laboratory, planned, session, path, progress)
+    return runner.carry_out(laboratory, planned, session, path, progress, deadline_s)
 
 
 def resume(path: Path, *, model: str | None = None, timeout_s: float | None, progress: "Progress") -> "Outcome":
@@ -97,6 +103,12 @@ def run(
     from bench.measure.choice import Request
     from bench.measure.progress import Silent
 
+    known = ("settings", "model", "rounds", "budget_s", "timeout_s")
+    if unknown := [name for name in options if name not in known]:
+        say = "parameters of a workload go into settings, as in settings={'m': ['4096']}"
+        raise TypeError(f"bench.run has no option '{unknown[0]}': there are {', '.join(known)}; {say}")
+    if any(isinstance(values, str | int | float) for values in options.get("settings", {}).values()):
+        raise TypeError("settings has a list of words for each parameter, as in settings={'m': ['4096']}")
     request = Request(workloads=workloads, suite=suite, **options)
     target = Path(out) if out is not None else None
     laboratory, planned = prepare_run(request, device=device, seed=seed, out=target)

@@ -12,6 +12,8 @@ from bench.errors import UserError
 
 def refuse_existing(path: Path) -> None:
     """Raises UserError for a name that is taken; asked before anything is measured, and again when it is opened."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it")
     if os.path.lexists(path):
         raise UserError(f"{path} exists: choose another name, or continue it with --resume {path}") from None
 

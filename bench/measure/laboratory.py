@@ -34,6 +34,7 @@ class Laboratory:
     software: dict[str, str]
     findings: list[record.Finding]
     start_s: float  # of one worker, from nothing to its first answer
+    look_s: float = 0.0  # what all of the look at the machine took
     periods_s: list[dict[str, float]] = field(default_factory=list)  # how often each board publishes power and energy
     mistaken: list[str] = field(default_factory=list)  # why the sensors found are not those of the device, or nothing
     idle: list[Idle] = field(default_factory=list)
