@@ -465,6 +465,21 @@ def test_two_devices_answer_sooner_than_one_and_four_bits_sooner_than_sixteen():
     assert predict_job(job(batch=1, weights="int4")).values["pred_tpot_s"] < alone
 
 
+def test_a_name_of_software_alone_is_the_edition_measured_on_that_chip_in_that_format():
+    groups = list(store.fitted().groups.values())
+
+    def variant(framework: str, weights: str, name: str) -> str:
+        family = inference_jobs.family_of(framework)
+        return stacks.variant_of(groups, family, framework, weights, chip.find(name))
+
+    assert variant("llama.cpp", "Q4_K_M", "rtx-4090") == "llama.cpp (llama-bench)"
+    assert variant("llama.cpp", "full", "mi300x") == "llama.cpp"
+    assert variant("vllm", "fp8", "b200") == "vLLM (ML.ENERGY benchmark v3)"  # and not with attention copied
+    assert variant("vllm", "full", "a100-sxm-40") == "vLLM"
+    assert variant("DeepSpeed-FastGen", "full", "a100-sxm-40") != "DeepSpeed-FastGen"
+    assert variant("mine", "full", "a100-sxm-40") == "mine"
+
+
 # Power
 
 

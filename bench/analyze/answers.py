@@ -40,6 +40,8 @@ def serving(document: Document) -> list[str]:
         _line("throughput", _spread(document["tokens_per_s"], lambda value: f"{units.significant(value)} tok/s")
               + f" for {document['batch']} at a time"),
         _line("energy per tok", _amount(document, "joules_per_token", units.joules)),
+        _line("bill per M tok", _amount(document, "electricity_per_million_tokens", _money, "joules_per_token")),
+        _line("CO2e per M tok", _amount(document, "carbon_kg_per_million_tokens", _mass, "joules_per_token")),
         _line("rent per M tok", _amount(document, "money_per_million_tokens", _money)),
     ]  # fmt: skip
     if users := document.get("users"):

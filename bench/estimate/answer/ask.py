@@ -68,7 +68,7 @@ def training(asked: Training, where: Where) -> Document:
     return {
         **answer.document(found),
         "num_layouts": number,
-        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes],
+        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes.values()],
         "verify": _verify_training(chosen.job, asked.model),
     }
 
@@ -85,13 +85,19 @@ def serving(
         raise UserError(f"no weights are stored as '{weights:.40}': there are {', '.join(WEIGHT_BYTES)}")
     model, cluster = model_of(model_name), cluster_of(where)
     width = tp or cluster.num_devices
-    if model.num_attention_heads % width:
+    by_layers = evidence.splits_by_layers(where.stack)
+    if by_layers and width > model.num_hidden_layers:
+        raise UserError(f"{width} devices are more stages than the model has layers, {model.num_hidden_layers}")
+    if not by_layers and model.num_attention_heads % width:
         raise UserError(f"tp {width} does not divide the {model.num_attention_heads} attention heads")
     if cluster.num_devices % width:
         raise UserError(f"tp {width} does not divide the {cluster.num_devices} devices")
     replica = replace(cluster, num_devices=width)
+    layout = Layout(pp=width) if by_layers else Layout(tp=width)
+    if weights == "full" and precision in ("fp8", "fp4"):
+        weights = precision
     job = ServingJob(
-        model=model, cluster=replica, layout=Layout(tp=width), stack=Stack(framework=where.stack), prompt=prompt,
+        model=model, cluster=replica, layout=layout, stack=Stack(framework=where.stack), prompt=prompt,
         output=output, batch=batch, precision=precision or _precision(cluster.chip), weights=weights,
     )  # fmt: skip
     means = evidence.serving_means(replica, where.local, where.in_quarantine)
@@ -113,7 +119,10 @@ def serving(
         }  # fmt: skip
     return {
         **document,
-        "assumed": [*_stranger(where.stack, evidence.serves_with(where.stack)), *supposed.notes],
+        "assumed": [
+            *_stranger(where.stack, evidence.serves_with(where.stack)),
+            *(note for name, note in supposed.notes.items() if name != "goodput"),
+        ],
         "verify": _verify_serving(job, model_name),
     }
 
@@ -153,7 +162,7 @@ def planned(
         "elsewhere": elsewhere[:8],
         "rent_or_buy": _rent_or_buy(supposed, means, first, purchase),
         "scaling_law": f"{scaling.SOURCE}; differences mean more than values",
-        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes],
+        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes.values()],
         "evidence": prediction.evidence,
         "basis": prediction.basis,
         "verify": _verify_training(first.candidate.job, first.candidate.job.model.name),

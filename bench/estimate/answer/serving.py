@@ -40,6 +40,8 @@ class ServingAnswer:
     tpot_s: Spread
     tokens_per_s: Spread  # output tokens of all requests, prompts being read in between
     joules_per_token: Spread | None
+    electricity_per_million_tokens: Spread | None
+    carbon_kg_per_million_tokens: Spread | None
     money_per_million_tokens: Spread | None
     reasons: dict[str, str]
 
@@ -55,13 +57,18 @@ def serving(job: ServingJob, means: ServingMeans, assumptions: Assumptions) -> S
     tokens_per_s = job.batch * job.output / (ttft_s + max(0, job.output - 1) * tpot_s)
     power = means.power_of(job, prediction)
     devices, reasons = job.cluster.num_devices, {}
-    energy = money = None
+    energy = electricity = carbon = money = None
     if power is None:
         reasons["joules_per_token"] = f"no power is known for {job.cluster.chip.name}: its datasheet gives none"
     else:
         errors = {**error, "power": power.interval}
         joules = devices * power.watts / tokens_per_s * assumptions.pue.middle
-        energy = spread(joules, errors, {"pue": (assumptions.pue, 1.0)})
+        facility = {"pue": (assumptions.pue, 1.0)}
+        energy = spread(joules, errors, facility)
+        tariff, grid = assumptions.electricity_price, assumptions.carbon_intensity
+        kwh = joules / 3.6  # of a million tokens
+        electricity = spread(kwh * tariff.middle, errors, {**facility, "electricity_price": (tariff, 1.0)})
+        carbon = spread(kwh * grid.middle, errors, {**facility, "carbon_intensity": (grid, 1.0)})
     if assumptions.price_per_hour is None:
         reasons["money_per_million_tokens"] = "no price an hour is known for this device: give --price-per-hour"
     else:
@@ -77,6 +84,8 @@ def serving(job: ServingJob, means: ServingMeans, assumptions: Assumptions) -> S
         tpot_s=spread(tpot_s, error),
         tokens_per_s=spread(tokens_per_s, error),
         joules_per_token=energy,
+        electricity_per_million_tokens=electricity,
+        carbon_kg_per_million_tokens=carbon,
         money_per_million_tokens=money,
         reasons=reasons,
     )
@@ -111,6 +120,7 @@ def document(answer: ServingAnswer) -> dict[str, Any]:
         "device": job.cluster.chip.name,
         "num_devices": job.cluster.num_devices,
         "tp": job.layout.tp,
+        "pp": job.layout.pp,
         "weights": job.weights,
         "precision": job.precision,
         "batch": job.batch,
@@ -127,6 +137,10 @@ def document(answer: ServingAnswer) -> dict[str, Any]:
         "tpot_s": answer.tpot_s.document(),
         "tokens_per_s": answer.tokens_per_s.document(),
         "joules_per_token": answer.joules_per_token.document() if answer.joules_per_token else None,
+        **{
+            name: one.document() if (one := getattr(answer, name)) else None
+            for name in ("electricity_per_million_tokens", "carbon_kg_per_million_tokens")
+        },
         "money_per_million_tokens": (
             answer.money_per_million_tokens.document() if answer.money_per_million_tokens else None
         ),
