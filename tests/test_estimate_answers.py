@@ -270,7 +270,8 @@ def test_a_plan_finds_the_size_that_the_scaling_law_prefers_at_even_efficiency()
     assert found[0].num_parameters == pytest.approx(best.num_parameters, rel=0.4)
     assert found[0].loss == pytest.approx(best.loss, abs=0.02)
     smaller = plan.overtrained(found)
-    assert smaller and all(one.num_parameters < found[0].num_parameters for one in smaller)
+    sizes_of = [one.num_parameters for one in [found[0], *smaller]]
+    assert smaller and sizes_of == sorted(sizes_of, reverse=True)
     assert all(one.tokens > found[0].tokens and one.loss >= found[0].loss for one in smaller)
 
 

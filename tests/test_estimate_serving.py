@@ -186,6 +186,17 @@ def test_windows_bound_what_the_tokens_of_a_prompt_look_at():
     assert latent.attended(1) == 61 * 128 * (2 * 512 + 64) / 2  # scores of 576 and values of 512 for each of 128 heads
 
 
+def test_what_bounds_a_cpu_is_its_memory():
+    """A desktop of 102 GB/s decoded a 7B in four bits at 12.7 to 18.3 tokens/s (results/published, llamacpp_user)."""
+    desktop = dataclasses.replace(
+        chip.find("rtx-3060"), name="desktop", vendor="Intel", architecture="Raptor Lake", num_sms=24,
+        memory_kind="DDR5", memory_bytes=2**36, memory_bytes_per_s=102.4e9, flops_per_s={"fp32": 1.5e12},
+    )  # fmt: skip
+    asked = {"model": model.find("llama-2-7b"), "cluster": Cluster(chip=desktop), "stack": Stack(framework="llama.cpp")}
+    found = predict_job(job(**asked, weights="Q4_K_M", batch=1, prompt=8, output=128))
+    assert 11 < 1 / found.values["pred_tpot_s"] < 22
+
+
 # What is learned
 
 

@@ -162,6 +162,8 @@ def planned(
         "elsewhere": elsewhere[:8],
         "rent_or_buy": _rent_or_buy(supposed, means, first, purchase),
         "scaling_law": f"{scaling.SOURCE}; differences mean more than values",
+        "factor80": prediction.interval.factor80 if prediction.interval else None,
+        "factor90": prediction.interval.factor90 if prediction.interval else None,
         "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes.values()],
         "evidence": prediction.evidence,
         "basis": prediction.basis,

@@ -253,7 +253,12 @@ def _rate_by_relatives(chip: Chip) -> float:
 
 
 def sm_clocks_per_s(chip: Chip) -> float | None:
-    """Clocks a second of all SMs (compute units, cores) together, from the FP32 rate; None where no sheet gives it."""
+    """Clocks a second of all SMs (compute units, cores) together, from the FP32 rate; None where no sheet gives it.
+
+    None too for processors on memory modules, a CPU's: few cores, which fetch ahead and so are never what bounds it.
+    """
+    if (chip.memory_kind or "").startswith("DDR"):
+        return None
     rate = chip.flops_per_s.get("fp32") if chip.flops_per_s else _rate_by_relatives(chip)
     if not rate:
         return None
