@@ -1,7 +1,7 @@
 """Model: finds and reads shapes, each by its name or in a file. What follows from a shape is in arithmetic.py.
 
 A shape lies in a TOML file under workloads/models/, its fields named as in a Hugging Face config.json. A config.json is
-read too, for the architectures in huggingface.py.
+read too, for the architectures in huggingface/.
 """
 
 import dataclasses

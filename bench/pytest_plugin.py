@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from bench.measure.laboratory import Laboratory
     from bench.measure.plan import Plan, PlannedCase
-    from bench.measure.runner import Laboratory
     from bench.record import Record
 
 FIXTURE = "accelmark_case"

@@ -8,6 +8,7 @@ an instance is a case. `cost` and `memory_bytes` are pure arithmetic, need no to
 import dataclasses
 import importlib.util
 import os
+import re
 import sys
 import types
 import typing
@@ -221,7 +222,10 @@ def parse(name: str, key: str, text: str) -> Scalar:
             return units.parse_count(text)
         return kind(text)  # type: ignore[no-any-return]
     except (ValueError, KeyError, UserError):
-        raise UserError(f"{key}={text}: {name} needs {_KINDS[kind]} there") from None
+        needed = _KINDS[kind]
+        if kind is int and re.fullmatch(r"\s*-\d+\s*", text):
+            needed = f"{find(name)._least(key)} or more"
+        raise UserError(f"{key}={text}: {name} needs {needed} there") from None
 
 
 @cache

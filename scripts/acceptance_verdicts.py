@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bench
 from bench import units
-from bench.analyze.show import tabulate
+from bench.analyze.show import styled, tabulate
 from bench.errors import UserError
 
 Line = tuple[str, str, str, str]
@@ -39,12 +39,19 @@ def main() -> None:
     rows = [row for name in MEASURED for row in _rows(out / f"{name}.jsonl")]
     session = _session(out)
     lines = [
-        *_parts(out, said), *_told(session), *_tests(said), *_timers(said), *_identical(said), *_energy(said),
+        *_parts(out, said), *_tests(said), *_timers(said), *_identical(said), *_energy(said),
         *_speed(rows), *_joules(rows), *_frontier(rows), *_peers(said), *_cases(rows), *_files(out),
     ]  # fmt: skip
     counts = Counter(verdict for *_, verdict in lines)
     print(f"# Acceptance{_machine(session)}\n")
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]) + "\n")
+    if failed := [line for line in lines if line[-1] == "fail"]:
+        told = [
+            f"{name}: {measured}" + (f"; required: {wanted}" if wanted else "") for name, measured, wanted, _ in failed
+        ]
+        print("What failed:\n\n" + "\n".join(styled(told, "github")) + "\n")
+    if notes := _notes(session):
+        print("Found before anything was measured:\n\n" + "\n".join(styled(notes, "github")) + "\n")
     print(tabulate(["check", "measured", "required", "verdict"], [list(line) for line in lines], "github"))
 
 
@@ -77,17 +84,21 @@ def _machine(session: dict[str, Any] | None) -> str:
     return f": {device['name']}\n\n" + ", ".join(filter(None, told))
 
 
-def _told(session: dict[str, Any] | None) -> Iterator[Line]:
-    """What the board tells of itself, and what was found on the machine before anything was measured."""
+def _notes(session: dict[str, Any] | None) -> list[str]:
+    """What was found on the machine before anything was measured, and what the board does not tell of itself."""
     if session is None:
-        return
+        return []
     capabilities = session["devices"][0]["capabilities"]
-    withheld = [f"{name} ({why})" for name, why in capabilities.items() if why != "ok"]
-    told = f"{len(capabilities) - len(withheld)} of {len(capabilities)} quantities"
-    told += f", without {', '.join(withheld)}" if withheld else ""
-    yield ("what the board tells of itself", told, "", "for information")
-    for finding in session["preflight"]:
-        yield (f"found before: {finding['code'].replace('_', ' ')}", finding["message"], "", "for information")
+    withheld: dict[str, list[str]] = {}
+    for name, why in capabilities.items():
+        if why != "ok":
+            withheld.setdefault(why, []).append(name)
+    told = len(capabilities) - sum(map(len, withheld.values()))
+    return [
+        *(finding["message"] for finding in session["preflight"]),
+        f"the board tells {told} of {len(capabilities)} quantities of itself",
+        *(f"without {', '.join(names)}: {why}" for why, names in withheld.items()),
+    ]
 
 
 def _parts(out: Path, said: Path) -> Iterator[Line]:
@@ -99,7 +110,8 @@ def _parts(out: Path, said: Path) -> Iterator[Line]:
             ends[name] = [end, *numbers]
     for name, (end, seconds, limit, left) in ends.items():
         judged = name in JUDGED and _answered(out, said, name)  # what fails has lines of its own
-        passed = end == "done" or (end == "status 1" and judged)
+        told_wrong = name not in MEASURED or any(map(_is_wrong, _rows(out / f"{name}.jsonl")))
+        passed = end == "done" or (end == "status 1" and judged and told_wrong)
         required = f"at most {QUICK_S} s" if name == "quick" else ""
         if end == "skipped":
             yield (f"part {name}", f"skipped: {left} s were left, it may take {limit} s", required, "not applicable")
@@ -121,7 +133,7 @@ def _parts(out: Path, said: Path) -> Iterator[Line]:
         slow = name == "quick" and int(seconds) > QUICK_S
         if end == "not applicable":
             verdict = end
-        elif end == "out of time" and judged and not slow:
+        elif end == "interrupted" or (end == "out of time" and judged and not slow):
             verdict = "inconclusive"  # nine minutes are less than `energy` takes: what it has said by then stands
         else:
             verdict = _verdict(passed and not slow)
@@ -129,8 +141,13 @@ def _parts(out: Path, said: Path) -> Iterator[Line]:
 
 
 def _answered(out: Path, said: Path, name: str) -> bool:
-    """Whether a part that ended with status 1 said what is wrong, instead of breaking down."""
+    """Whether a part that ended with status 1, or ran out of time, had said something by then."""
     return bool(_rows(out / f"{name}.jsonl")) if name in MEASURED else _json(said / f"{name}.txt") is not None
+
+
+def _is_wrong(row: Row) -> bool:
+    """Whether a case went wrong; what a device lacks is no fault."""
+    return row["status"] in ("crash", "timeout", "oom") or "bad_output" in row["flags"]
 
 
 def _tests(said: Path) -> Iterator[Line]:
@@ -149,7 +166,9 @@ def _timers(said: Path) -> Iterator[Line]:
         if one["ratio"] is None:
             yield (f"timer against {one['name']}", one["reason"], wanted, "fail" if one["broken"] else "not applicable")
         else:
-            measured = f"{one['ratio']:.4f} of ours, {one['mode']} calls of {units.seconds(one['median_s'])}"
+            measured = (
+                f"{one['ratio']:.4f} of ours turn by turn, {one['mode']} calls of {units.seconds(one['median_s'])}"
+            )
             yield (f"timer against {one['name']}", measured, wanted, _verdict(one["passed"]))
 
 
@@ -169,10 +188,17 @@ def _energy(said: Path) -> Iterator[Line]:
 
 
 def _speed(rows: list[Row]) -> Iterator[Line]:
-    """Against the targets: copies, compiled training steps and single-user decoding; what is beside them is told."""
+    """Against the targets: copies, compiled training steps and single-user decoding, each case by its faster launch:
+    a graph is only recorded where launches set the pace. What is beside them is told.
+    """
     copies = [row for row in rows if row["workload"] == "memory_copy" and row["bytes_per_s"]]
     best = max(copies, key=lambda row: row["bytes_per_s"], default=None)
-    lines: dict[str, list[Line]] = {"copy": [], "compiled training": [], "decoding from a graph": []}
+    fastest: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if row["workload"] == "decode" and row["step_s"]:
+            place = row["file"], row["case"]
+            fastest[place] = min(row["step_s"], fastest.get(place, row["step_s"]))
+    lines: dict[str, list[Line]] = {"copy": [], "compiled training": [], "decoding for one user": []}
     beside: list[Line] = []
     if best is not None:
         lines["copy"] = [
@@ -184,15 +210,22 @@ def _speed(rows: list[Row]) -> Iterator[Line]:
             wanted = TRAINING_MFU if row["compiled"] else None
             kept.append(_reached(_named(row, "MFU"), row["mfu_of_datasheet"], wanted, row))
         if row["workload"] == "decode" and row["step_s"] and best is not None:
-            judged = row["batch"] == 1 and row["launch"] == "graph"
+            judged = row["batch"] == 1 and row["step_s"] == fastest[row["file"], row["case"]]
             share = row["bytes_per_s"] / best["bytes_per_s"]
-            kept = lines["decoding from a graph"] if judged else beside
+            kept = lines["decoding for one user"] if judged else beside
             kept.append(
                 _reached(_named(row, "share of the copy's bandwidth"), share, DECODE_OF_COPY if judged else None, row)
             )
     limits = dict(zip(lines, (COPY_OF_DATASHEET, TRAINING_MFU, DECODE_OF_COPY), strict=True))
+    missing = {
+        "compiled training": [row for row in rows if row["workload"] == "train_step" and row["compiled"]],
+        "decoding for one user": [row for row in rows if row["workload"] == "decode" and row["batch"] == 1],
+    }
     for name, found in lines.items():
-        yield from found or [(name, "not measured", f"at least {units.percent(limits[name], 0)}", "not applicable")]
+        why = next((f": {row['reason']}" for row in missing.get(name, []) if row["reason"]), "")
+        yield from found or [
+            (name, f"not measured{why}", f"at least {units.percent(limits[name], 0)}", "not applicable")
+        ]
     yield from beside
 
 
@@ -242,10 +275,10 @@ def _peers(said: Path) -> Iterator[Line]:
 
 
 def _cases(rows: list[Row]) -> Iterator[Line]:
-    """How many cases went well in each file, and each that went wrong; what a device lacks is no fault."""
+    """How many cases went well in each file, and each that went wrong."""
     for file in dict.fromkeys(row["file"] for row in rows):
         of = [row for row in rows if row["file"] == file]
-        wrong = [row for row in of if row["status"] in ("crash", "timeout", "oom") or "bad_output" in row["flags"]]
+        wrong = [row for row in of if _is_wrong(row)]
         counts = Counter("wrong output" if "bad_output" in row["flags"] else row["status"] for row in of)
         told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
         yield (f"cases of {file}", told, "none goes wrong", _verdict(not wrong))
@@ -261,7 +294,8 @@ def _files(out: Path) -> Iterator[Line]:
         except UserError as error:
             found = [{"level": "error", "message": str(error)}]
         wrong = [one for one in found if one["level"] == "error"]
-        said = f"{len(found)} findings, {len(wrong)} of them errors" + (f": {wrong[0]['message']}" if wrong else "")
+        told = wrong[:1] or found[:1]
+        said = units.several(len(found), "finding") + (f", such as: {told[0]['message']}" if told else "")
         yield (f"check {path.name}", said, "no error", _verdict(not wrong))
 
 

@@ -305,7 +305,7 @@ set_up() (
     fi
     choose_torch
     [[ -z $why ]] || say "$venv needs $task: $why"
-    say "setting up $venv with $parent (Python $python_version) $plan; to look on: tail -f '$log'"
+    say "setting up $venv with $parent (Python $python_version) $plan; a minute or two, once; to look on: tail -f '$log'"
 
     [[ -n $made ]] || make_environment
     touch "$state/changing" # until it is removed below, a new start begins again

@@ -203,8 +203,15 @@ def test_a_file_without_a_term_says_what_to_measure(quick: ResultFile, without: 
 
 
 def test_files_without_results_say_so(build: Any) -> None:
-    with pytest.raises(UserError, match="quick"):
+    """And why, where there are results that are no evidence: nobody searches for what was never there."""
+    with pytest.raises(UserError, match=r"^nothing was measured in these files: .*quick"):
+        calibration.calibrations([build.file([])])
+    with pytest.raises(UserError, match=r"^nothing in these files is evidence: oom: .*quick"):
         calibration.calibrations([build.file([build.failed("oom")])])
+    refused = build.file([build.record()])
+    key = (refused.session.id, 0, refused.records[0].key())
+    with pytest.raises(UserError, match=r"is evidence: in quarantine, `accelmark check` says why: "):
+        calibration.calibrations([refused], {key})
 
 
 def test_what_was_not_measured_is_refused_with_a_reason(known: Calibration) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bench import workload
 from bench.device.cpu import Cpu
-from bench.measure import case, messages
+from bench.measure import draft, messages
 from bench.measure.timer import Measurement
 from bench.record import Check, Contention, Protocol
 
@@ -34,10 +34,10 @@ def flags(**changes: Any) -> set[str]:
     evidence = Contention(**{name: changes.pop(name, value) for name, value in quiet.items()})
     case_of = workload.case("rms_norm", dict(workload.find("rms_norm").smoke))
     job = messages.Job(workload="rms_norm", params=case_of.params(), device=0, round=0, protocol=PROTOCOL)
-    draft = case._Draft(case_of, job)
+    filled_in = draft.Draft(case_of, job)
     changes.pop("meanwhile", lambda: None)()
     device = Cpu(vendor="cpu", index=0, name="A CPU", backend="cpu")
-    return set(draft._flags(device, Measurement(**told | changes), check, evidence))
+    return set(filled_in._flags(device, Measurement(**told | changes), check, evidence))
 
 
 def test_a_quiet_window_has_none() -> None:
@@ -78,6 +78,6 @@ def test_a_clock_of_the_day_that_is_set_within_a_case_is_said(monkeypatch: pytes
     real: Callable[[], float] = time.time
 
     def step() -> None:
-        monkeypatch.setattr(case.time, "time", lambda: real() + 2.0)
+        monkeypatch.setattr(draft.time, "time", lambda: real() + 2.0)
 
     assert flags(meanwhile=step) == {"wallclock_stepped"}

@@ -1,5 +1,6 @@
 """The table's own check: what a stranger's branch adds is refused for its reason, and what `submit` makes passes."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from boards import rounds, run
 
@@ -177,6 +179,30 @@ def test_one_run_stands_in_the_table_once(clone: Path, build: Any, tmp_path: Pat
     content = b"".join(record.encode(line) for line in [stolen.session, *stolen.records[:-1]])
     (path.parent / place.file_name(stolen, content)).write_bytes(content)
     assert {finding.code for finding in published.check_table(clone / "results")} == {"twice", "missing"}
+
+
+def test_nobodys_run_is_displaced_by_a_forged_one_in_another_folder(clone: Path, build: Any, tmp_path: Path) -> None:
+    """A table counts the first of two files of one run: one in a folder that sorts before would stand for the other."""
+    path = only(clone)
+    stolen = record.read(path)
+    devices = [msgspec.structs.replace(stolen.session.devices[0], name="A forged chip", chip=None, uuid_hash="f" * 16)]
+    session = msgspec.structs.replace(stolen.session, devices=devices)
+    content = b"".join(record.encode(line) for line in [session, *stolen.records])
+    forged = clone / "results" / place.folder(session) / place.file_name(stolen, content)
+    forged.parent.mkdir(parents=True)
+    forged.write_bytes(content)
+    assert forged < path
+    said = [one.message for one in published.check_table(clone / "results", [forged])]
+    assert f"the same run as {path.relative_to(clone / 'results').as_posix()}: " in " ".join(said)
+    forged.unlink()
+    own = tmp_path / "own.jsonl"
+    own.write_bytes(content)
+    with pytest.raises(UserError, match=f"is in the table as {place.file_id_of(path.name)}, with other content"):
+        commands.submit(own, to=clone / "results")
+    (path.parent / "link.jsonl").symlink_to(own)
+    os.mkfifo(path.parent / f"20260101T000000Z-{'0' * 16}.jsonl")  # is not waited for
+    (path.parent / f"20260101T000000Z-{'1' * 16}.jsonl").write_bytes(b'{"kind":"session","id":' + b"[" * 100_000)
+    assert history.runs(clone / "results") == {stolen.session.id: [path]}
 
 
 @pytest.mark.parametrize("words", [["--since", "nowhere"], ["--all"], ["/etc/passwd"]])

@@ -90,6 +90,7 @@ def test_help_names_every_command_with_its_purpose(accelmark: Command) -> None:
     assert listed == COMMANDS
     assert set(COMMANDS) == set(main.commands)
     assert all(main.commands[name].help for name in COMMANDS)
+    assert "..." not in said.out.partition("Commands:")[2], "a purpose that was cut off is none"
     assert accelmark("--version").out.strip() == f"accelmark, version {bench.__version__}"
 
 
@@ -296,6 +297,8 @@ def test_where_nothing_is_left_the_table_says_so(accelmark: Command, planted: Pa
         (["run", "matmul", "--suite", "quick", "--model", "tiny"], "no workload of this run has a parameter 'model'"),
         (["run", "matmul", "--suite", "quick", "--set", "mm=3"], "'mm': there are dtype, duty, k, layout, m, n"),
         (["run", "matmul", "--suite", "quick", "--set", "m=many"], "m=many: matmul needs a whole number there"),
+        (["run", "matmul", "--suite", "quick", "--set", "m=-4"], "m=-4: matmul needs 1 or more there"),
+        (["run", "matmul", "--dry-run", "--out", "."], ". is a folder: name a file in it"),
         (["run", "matmul", "--suite", "quick", "--set", "dtype=float8"], "dtype='float8'"),
         (["run", "matmul", "--suite", "quick", "--set", "m=0"], "m=0: must be"),
         (["run", "matmul", "--set", "m"], "--set m: write NAME=VALUE"),
@@ -444,7 +447,7 @@ def test_the_table_of_an_interrupted_run_begins_on_a_line_of_its_own(results: Pa
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "matmul", "--suite", "quick", "--device", "virtual", "--set",
          "m=8192,12288,16384", "--set", "dtype=bfloat16", "--rounds", "50", "--out", str(path)],
-        stdout=theirs, stderr=theirs, cwd=ROOT,
+        stdout=theirs, stderr=theirs, cwd=ROOT, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
     os.close(theirs)
     told = b""
@@ -485,3 +488,9 @@ def test_an_interrupted_run_keeps_what_it_has_and_can_be_continued(results: Path
         found = record.read(path).records
         assert found[: len(kept)] == kept
         assert bench.check([path]) == []
+
+
+@pytest.mark.parametrize("wrong", [{"set": "m=4"}, {"settings": {"m": "4"}}, {"settings": {"m": 4}}])
+def test_a_call_with_what_run_does_not_take_says_what_it_takes(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"settings.*\{'m': \['4096'\]\}"):
+        bench.run("matmul", device="virtual", **wrong)

@@ -12,6 +12,7 @@ import pytest
 
 from bench import record, stats
 from bench.analyze import compare as compares
+from bench.analyze import show_verdicts
 from bench.analyze.compare import Compared, Comparison, compare
 from bench.record import Record, ResultFile, Series, Telemetry
 
@@ -417,6 +418,46 @@ def test_what_others_took_on_one_side_explains_a_difference(
     (row,) = compare(files[:1], files[1:]).rows
     assert row.verdict == verdict
     assert ("others took 0 % and 12 % of the CPU" in row.reason) == (verdict == "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("stolen", "reason"), [((0.0, 0.12), "others took 0 % and 12 % of the CPU"), ((0.12, 0.12), "")]
+)
+def test_the_ratio_over_all_cases_has_the_guard_of_its_cases(
+    build: Any, stolen: tuple[float, float], reason: str
+) -> None:
+    devices, files = [replace(build.session().devices[0], vendor="cpu")], []
+    for side, (share, median) in enumerate(zip(stolen, (1e-3, 1.12e-3), strict=True)):
+        contention = replace(build.record().contention, pressure=0.0, stolen=share)
+        records = [
+            one
+            for size in (64, 128, 256)
+            for one in build.rounds(
+                [median, 1.001 * median, 1.002 * median], start=3600 * side, contention=contention,
+                params={"m": size, "n": 64, "k": 64, "dtype": "float32"},
+            )
+        ]  # fmt: skip
+        files.append(build.file(records, id=str(side) * 16, devices=devices))
+    found = compare(files[:1], files[1:])
+    assert found.score and found.score.interval95 and found.score.interval95[0] > 1
+    assert found.score.reason == reason
+    document = msgspec.to_builtins(found)
+    (line,) = [line for line in show_verdicts.comparison(document) if line.startswith("over all 3 cases")]
+    assert line.endswith(f"; inconclusive: {reason}") == bool(reason)
+    same = compare(files[:1], files[:1]).score
+    assert same and same.reason == ""
+
+
+def test_another_kernel_on_one_side_is_said(build: Any) -> None:
+    one, other = (
+        build.file(build.rounds([1e-3] * 3, start=start, extras=extras), id=str(start).zfill(16))
+        for start, extras in ((0, {"kernel": "int4mm", "num_parameters": 1}), (3600, {"kernel": "loop"}))
+    )
+    assert only(one, other).reason == "kernel: int4mm and loop"
+    assert only(one, one).reason == ""
+    mixed = replace(other, records=[other.records[0], *one.records[1:]])
+    assert only(one, mixed).reason.endswith("kernel: int4mm and int4mm or loop")
+    assert only(build.file(build.rounds([1e-3] * 3), id="b" * 16), one).reason == "kernel: unknown and int4mm"
 
 
 # What may have made a difference

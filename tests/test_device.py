@@ -79,7 +79,7 @@ def is_a_reason(absence: Absence) -> bool:
 
 def torch_with(**parts: Any) -> SimpleNamespace:
     """A torch with two devices of each back end named, and none of the others."""
-    none = SimpleNamespace(is_available=lambda: False)
+    none = SimpleNamespace(is_available=lambda: False, init=lambda: None)
     two = SimpleNamespace(
         is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda index: f"Board {index}"
     )
@@ -145,6 +145,18 @@ def test_the_reason_names_what_is_missing(
     monkeypatch.setitem(sys.modules, "torch_npu", None)
     assert vendor.detect() == []
     assert reason in vendor.why_not().reason
+
+
+def test_what_keeps_cuda_from_starting_is_told_in_torch_s_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise RuntimeError("Error 802: system not yet initialized\n(more)")
+
+    torch_there = torch_with(version={"cuda": "12.9"})
+    torch_there.cuda.init = init
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", torch_there)
+    absence = nvidia.why_not()
+    assert "Error 802: system not yet initialized" in absence.reason and is_a_reason(absence)
 
 
 def test_devices_hidden_by_the_environment_are_said_to_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

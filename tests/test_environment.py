@@ -171,6 +171,15 @@ def test_the_build_of_an_imported_torch_is_among_the_versions(monkeypatch: pytes
     ]
     assert "hip" not in found
 
+    def mismatch() -> None:
+        raise RuntimeError(
+            "cuDNN version incompatibility: compiled against (9, 1, 0) but found runtime version (8, 9, 7)"
+        )
+
+    torch.backends.cudnn.version = mismatch
+    found = environment.software()
+    assert "cudnn" not in found and found["cpu_capability"] == "AVX512"  # what comes after it is there
+
 
 def test_every_quantity_of_a_device_is_a_number_or_a_reason() -> None:
     facts = environment.device_facts(Virtual())
@@ -240,3 +249,12 @@ def test_a_commit_and_changes_to_it_are_told(clone: Path) -> None:
     assert found.dirty is False
     (clone / "file").write_text("two")
     assert environment.harness().dirty is True
+
+
+def test_a_user_without_a_name_gets_one_for_our_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> str:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    assert environment.for_children().get("USER") == os.environ.get("USER")
+    monkeypatch.setattr(getpass, "getuser", unknown)
+    assert environment.for_children()["USER"].startswith("uid_")

@@ -225,6 +225,15 @@ def test_experts_that_a_model_does_not_have_are_not_spread():
         bench.estimate_training(model="7b", tokens="1B", device="h100-sxm", count=8, ep=8)
 
 
+@pytest.mark.parametrize(
+    ("method", "offered"), [("pretrain", ""), ("full", "lora or qlora"), ("lora", "qlora"), ("qlora", "")]
+)
+def test_who_runs_out_of_memory_is_told_of_smaller_methods_alone(method, offered):
+    with pytest.raises(UserError) as refused:
+        bench.estimate_training(method=method, model="llama-3.1-70b", tokens="1B", device="rtx-3090")
+    assert "".join(re.findall(r"--method ([a-z]+(?: or [a-z]+)?)", str(refused.value))) == offered
+
+
 def test_what_does_not_fit_gives_no_layout_and_says_what_is_missing():
     job = _job("405b", devices=2)
     assert layouts.fastest(job, Fixed(), MEANS) == (None, 0)
@@ -238,6 +247,23 @@ def test_a_stack_that_nobody_knows_is_said_to_be_none():
     served = [bench.estimate_serving(stack=name, **asked) for name in ("vlm", "vllm 0.6", "")]
     for found in (trained, served):
         assert ["is not known here" in one["assumed"][0] for one in found] == [True, False, False]
+
+
+def test_serving_rests_on_what_it_says_and_every_assumption_moves_a_figure():
+    asked = {"model": "7b", "device": "rtx-3090", "count": 4, "tp": 2}
+    plain = bench.estimate_serving(**asked)
+    assert len(plain["assumed"]) == 4 and not [note for note in plain["assumed"] if "goodput" in note]
+    told = {
+        "electricity_price": "electricity_per_million_tokens", "carbon_intensity": "carbon_kg_per_million_tokens",
+        "price_per_hour": "money_per_million_tokens", "pue": "joules_per_token",
+    }  # fmt: skip
+    for option, figure in told.items():
+        dear, cheap = (bench.estimate_serving(**asked, **{option: value})[figure]["value"] for value in ("4", "2"))
+        assert dear == pytest.approx(2 * cheap)
+    per_kwh = plain["electricity_per_million_tokens"]["value"] / 0.2
+    assert per_kwh == pytest.approx(plain["joules_per_token"]["value"] * 1e6 / 3.6e6)
+    assert "on 2 x rtx-3090, tp 2, one replica of 2" in answers.serving(plain)[0]
+    assert "carbon" in answers.serving(plain)[9]
 
 
 def test_one_request_is_not_several_and_units_stand_once():
@@ -371,7 +397,7 @@ def test_every_assumption_of_serving_moves_a_figure_and_no_other_is_told():
         assert other[figure]["value"] > 1.5 * plain[figure]["value"], name
         assert any(note.startswith(("price" if "hour" in name else name) + " 9") for note in other["assumed"])
     assert not any("goodput" in note for note in plain["assumed"])
-    kwh = plain["joules_per_token"]["value"] / 3.6
+    kwh = plain["joules_per_token"]["value"] / 3.6  # of a million tokens
     assert plain["electricity_per_million_tokens"]["value"] == pytest.approx(0.2 * kwh)
 
 

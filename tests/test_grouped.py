@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from bench import commands
+from bench import commands, record
 from bench.analyze import grouped, show_groups, standing, table
 from bench.analyze.row import Row
+from bench.analyze.shared import place
 from bench.cli import main
 from bench.errors import UserError
 from bench.record import Energy, ResultFile, Series, Telemetry
@@ -45,6 +46,11 @@ def board(build: Any) -> Callable[..., ResultFile]:
 
 def groups(files: Sequence[ResultFile], by: str | None = None, **options: Any) -> list[Row]:
     return grouped.groups(grouped.typical(table.rows(files), by), by, **options)
+
+
+def ids(file: ResultFile) -> str:
+    """The name of the folder that a run's machine has in the shared table."""
+    return place.folder(file.session).name
 
 
 # Groups
@@ -145,7 +151,8 @@ def test_a_machine_is_placed_among_others_of_its_chip(board: Any) -> None:
     assert (one["power_limit_w"], one["others_power_limit_w"]) == (300.0, 350.0)
     assert one["clock_hz"] == pytest.approx(2e9 * 300 / 350)
     text = "\n".join(show_groups.standing([one]))
-    assert "5 of 8" in text and "300 W" in text and "350 W" in text and "machine mine" in text
+    assert len(ids(mine)) == 12
+    assert "5 of 8" in text and "300 W" in text and "350 W" in text and f"machine {ids(mine)}" in text
 
 
 def test_without_others_there_is_no_place(board: Any) -> None:
@@ -181,7 +188,7 @@ def test_the_commands_print_what_python_gives(results: Path) -> None:
         (["--price-per-hour", "2"], commands.grouped([results], price_per_hour=2.0)),
         (["--standing", results / "2.jsonl"], commands.standing(results / "2.jsonl", [results])),
         (["--errors"], []),
-        (["--where", "machine=board1"], commands.table([results], where="machine=board1")),
+        (["--where", "machine~e"], commands.table([results], where="machine~e")),
     ]
     for options, document in pairs:
         said = accelmark("table", results, *options, "--json")
@@ -190,6 +197,17 @@ def test_the_commands_print_what_python_gives(results: Path) -> None:
         for style in ([], ["--markdown"]):
             assert accelmark("table", results, *options, *style).stdout.strip()
     assert commands.standing(results / "2.jsonl", [results])[0]["percentile"] == 0.5
+
+
+def test_rows_name_a_machine_as_its_folder_does(results: Path, build: Any) -> None:
+    file = record.read(results / "1.jsonl")
+    (row,) = commands.table([results], where=f"machine={ids(file)}")
+    assert row["file"] == "1.jsonl"
+    bare = replace(file.session.devices[0], uuid_hash=None)
+    unnamed = build.file([build.record()], devices=[bare])
+    assert table.rows([unnamed])[0]["machine"] == ids(unnamed) != ids(file)
+    both = build.file([build.record(), build.record(device=1)], devices=[bare, file.session.devices[0]])
+    assert {row["machine"] for row in table.rows([both])} == {ids(unnamed), ids(file)}
 
 
 def test_a_bad_file_in_a_folder_is_left_out_and_told(results: Path) -> None:
@@ -236,7 +254,10 @@ def test_a_case_in_quarantine_is_marked_and_in_no_median(board: Any, build: Any,
         file = board(f"board{number}", 1e-3 if number else 1e-5)
         build.write(tmp_path / file.name, file)
     rows = json.loads(CliRunner().invoke(main, ["table", str(tmp_path), "--json"]).output)
-    assert {one["machine"]: bool(one["quarantine"]) for one in rows} == {f"board{n}": not n for n in range(5)}
+    machines = [ids(board(f"board{number}", 1e-3)) for number in range(5)]
+    assert {one["machine"]: bool(one["quarantine"]) for one in rows} == {
+        name: not number for number, name in enumerate(machines)
+    }
     (one,) = commands.grouped([tmp_path], by="chip")
     assert (one["machines"], one["step_s"]) == (4, 1e-3)
     for view in ([], ["--by", "chip"]):

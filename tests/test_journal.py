@@ -171,3 +171,15 @@ def test_a_second_process_may_read_while_the_first_writes(tmp_path: Path, build:
         lines = (tmp_path / "x.jsonl").read_text().splitlines()
         assert [json.loads(line)["kind"] for line in lines] == ["session"] + ["record"] * (number + 1)
     journal.close()
+
+
+def test_a_run_whose_disk_is_full_does_not_end_as_if_all_were_well(tmp_path: Path) -> None:
+    command = (
+        f"ulimit -f 12; exec {sys.executable} -m bench run memory_copy matmul --device virtual --rounds 2 --out x.jsonl"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    ran = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert ran.returncode == 1, ran.stderr
+    assert "could not be written to" in ran.stderr or "no room anywhere" in ran.stderr
+    written = record.read(tmp_path / "x.jsonl")
+    assert not written.torn and 0 < len(written.records) < 2 * len(written.session.plan)

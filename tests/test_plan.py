@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import model, workload
+from bench import model, units, workload
 from bench.errors import UserError
 from bench.measure import choice, plan
 from bench.measure.choice import Request
@@ -353,6 +353,25 @@ def test_what_the_user_sets_is_run_however_long_it_takes_but_not_where_it_does_n
     ((left_out, reason),) = planned.skipped
     assert left_out.case.params()["num_bytes"] == 1 << 40
     assert reason == "needs about 2,050 GiB, 4.66 GiB is free"
+
+
+def test_a_model_of_which_no_stack_fits_says_what_the_smallest_needs() -> None:
+    planned = made("laptop", "train_step", model="qwen3-8b", settings={"seq": ["128"], "batch": ["4"]})
+    assert planned.skipped and not planned.cases
+    for one, reason in planned.skipped:
+        least = workload.case("train_step", {**one.case.params(), "layers": 2}).memory_bytes()
+        assert f"; 2 layers, the fewest that could stand for it, need {units.gibibytes(least)}, and have" in reason
+        assert least > choice.MEMORY_SHARE * MACHINES["laptop"].free_bytes
+
+
+def test_what_looking_took_is_off_the_budget() -> None:
+    def left(spent_s: float) -> Plan:
+        asked = Request(suite="quick", budget_s=60.0)
+        return plan.make(asked, [MACHINES["two cores"]], 3.0, spent_s=spent_s)
+
+    assert left(0.0).left_s == 60.0 and left(25.0).left_s == 35.0
+    assert left(25.0).estimate_s <= 35.0 < left(0.0).estimate_s
+    assert made(suite="quick").left_s is None
 
 
 def test_counts_may_have_suffixes() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from bench import energy, record, workload
 from bench.device.cpu import Cpu
-from bench.measure import case, contention, environment, messages, meter, preflight, rest, runner, worker
+from bench.measure import case, contention, draft, environment, laboratory, messages, meter, preflight, rest, worker
 from bench.measure.attribution import Rises
 from bench.record import DeviceFacts, Protocol, Record, Speeds
 
@@ -59,7 +59,7 @@ def measured(libraries: dict[bool, Path], monkeypatch: pytest.MonkeyPatch) -> Ca
         protocol = msgspec.structs.replace(PROTOCOL, energy_s=held_s)
         job = messages.Job(workload="rms_norm", params=params, device=0, round=0, protocol=protocol)
         try:
-            (one,) = case.measure(device, job, 0, case.Witnesses(contention.HostWatch(1, 1e-3), watching))
+            (one,) = case.measure(device, job, 0, draft.Witnesses(contention.HostWatch(1, 1e-3), watching))
         finally:
             watching.close()
         return one
@@ -135,7 +135,7 @@ def test_a_sampler_that_cannot_be_started_costs_the_energy_and_not_the_timing(mo
     watching = meter.of(device, seed=0)
     params = dict(workload.find("rms_norm").smoke)
     job = messages.Job(workload="rms_norm", params=params, device=0, round=0, protocol=PROTOCOL)
-    (one,) = case.measure(device, job, 0, case.Witnesses(contention.HostWatch(1, 1e-3), watching))
+    (one,) = case.measure(device, job, 0, draft.Witnesses(contention.HostWatch(1, 1e-3), watching))
     sound(one)
     assert "could not be started" in one.reasons["energy"]
     monkeypatch.setattr(rest, "REST_QUIET_S", 0.0)
@@ -250,7 +250,9 @@ def test_where_the_sensors_are_another_board_s_nothing_of_them_is_said_of_the_de
         capabilities={"power_w": "ok", "memory_used_bytes": "ok", "energy_j": "Not Supported"},
     )  # fmt: skip
     speeds = Speeds(flops_per_s={}, bytes_per_s=1.0, free_bytes=1, launch_s=0.0)
-    right, wrong = (runner._as_seen(facts, messages.Probed(speeds, {"power_period_s": 0.1}, why)) for why in ("", WHY))
+    right, wrong = (
+        laboratory._as_seen(facts, messages.Probed(speeds, {"power_period_s": 0.1}, why)) for why in ("", WHY)
+    )
     assert right.readings == facts.readings | {"power_period_s": 0.1}
     assert right.capabilities["power_period_s"] == "ok"
     assert not wrong.readings and set(wrong.capabilities.values()) == {WHY}

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import getpass
 import json
+import math
 import os
 import random
 import re
@@ -28,9 +29,10 @@ from bench import record, workload
 from bench.device.cpu import Cpu
 from bench.energy import Board, Tick, Trace
 from bench.errors import Unsupported, UserError
-from bench.measure import case, choice, contention, environment, messages, meter, plan, runner, timer
+from bench.measure import case, choice, contention, draft, environment, messages, meter, plan, runner, timer
 from bench.measure import worker as process_of_rounds
 from bench.measure.journal import Journal
+from bench.measure.laboratory import Laboratory, ask
 from bench.measure.process import WorkerProcess
 from bench.measure.progress import Terminal
 from bench.record import Protocol, Record, Speeds
@@ -52,9 +54,10 @@ class Recorder:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.shown: list[Record] = []
+        self.notes: list[str] = []
 
     def note(self, text: str) -> None:
-        pass
+        self.notes.append(text)
 
     def begin(self, case: str, round_index: int, rounds: int, left_s: float) -> None:
         self.begun.append(case)
@@ -63,10 +66,10 @@ class Recorder:
         self.shown.append(measured)
 
 
-def laboratory(spec: str) -> runner.Laboratory:
-    """What `runner.look` would find, without a worker that looks and probes."""
+def laboratory(spec: str) -> Laboratory:
+    """What `look` would find, without a worker that looks and probes."""
     found = devices.find(spec)
-    return runner.Laboratory(
+    return Laboratory(
         specs=[device.spec for device in found],
         devices=[environment.device_facts(device) for device in found],
         speeds=[Speeds(flops_per_s={"float32": 1e11}, bytes_per_s=1e10, free_bytes=1 << 33, launch_s=2e-6)],
@@ -261,7 +264,7 @@ def records_of(
     job = messages.Job(
         workload=name, params=dict(workload.find(name).smoke), device=0, round=0, protocol=protocol
     )  # fmt: skip
-    seen = case.Witnesses(contention.HostWatch(1, 1e-3), watching or meter.Meter())
+    seen = draft.Witnesses(contention.HostWatch(1, 1e-3), watching or meter.Meter())
     return list(case.measure(device, job, 0, seen))
 
 
@@ -322,10 +325,10 @@ def test_what_a_graph_puts_out_is_compared_with_the_step(
 
 def test_a_window_of_very_many_steps_is_a_record_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker whose record is refused looks as if it had died."""
-    assert case.thinned([]) == []
-    monkeypatch.setattr(case, "MOST_STEPS", 10)
-    assert case.thinned([1.0] * 10) == [1.0] * 10
-    assert case.thinned([float(place) for place in range(25)]) == [float(place) for place in range(0, 25, 3)]
+    assert draft.thinned([]) == []
+    monkeypatch.setattr(draft, "MOST_STEPS", 10)
+    assert draft.thinned([1.0] * 10) == [1.0] * 10
+    assert draft.thinned([float(place) for place in range(25)]) == [float(place) for place in range(0, 25, 3)]
     many = msgspec.structs.replace(BRIEF, sample_s=0.02, max_samples=2, max_time_s=1.0)
     (measured,) = records_of(devices.find("virtual")[0], "train_step", many)
     assert 1 < len(measured.step_samples_s) <= 10 < measured.timing.repeats  # type: ignore[union-attr]
@@ -413,16 +416,16 @@ def worker(spec: str) -> Iterator[WorkerProcess]:
 def test_a_batch_system_s_signal_ends_no_worker() -> None:
     """It goes to the whole job; the parent decides what becomes of the case at hand."""
     with worker("virtual") as process:
-        runner.ask(process, messages.Describe(), messages.Described)
+        ask(process, messages.Describe(), messages.Described)
         (one,) = workers(os.getpid())
         for number in (signal.SIGTERM, signal.SIGHUP):
             one.send_signal(number)
-            assert runner.ask(process, messages.Describe(), messages.Described).specs == ["virtual:0"]
+            assert ask(process, messages.Describe(), messages.Described).specs == ["virtual:0"]
 
 
 def test_a_worker_describes_several_devices() -> None:
     with worker("virtual cpu") as process:
-        described = runner.ask(process, messages.Describe(), messages.Described)
+        described = ask(process, messages.Describe(), messages.Described)
     assert described.specs == ["virtual:0", "cpu:0"] == [facts.spec for facts in described.facts]
 
 
@@ -520,6 +523,21 @@ def test_cases_that_a_budget_left_out_have_records(tmp_path: Path) -> None:
     assert {one.reason for one in skipped} == {"left out to fit into 4 s"}
 
 
+@pytest.mark.parametrize("late_s", [-1.0, math.inf])
+def test_no_case_begins_after_the_budget_but_the_first_and_resuming_takes_the_rest(
+    late_s: float, tmp_path: Path
+) -> None:
+    lab, the_plan = laboratory("virtual"), planned(copies(4), rounds=2)
+    session = runner.new_session(lab, the_plan, seed=0, argv=[])
+    path, late = tmp_path / "run.jsonl", time.monotonic() + late_s
+    outcome = runner.carry_out(lab, the_plan, session, path, Recorder(), deadline_s=late)
+    measured = 1 if late_s < 0 else 8
+    assert (len(outcome.records), outcome.over, outcome.interrupted) == (measured, 8 - measured, False)
+    found = record.read(path)
+    assert len(found.records) == measured
+    assert len(runner.resume(lab, found, the_plan, path, Recorder()).records) == 8
+
+
 def test_a_case_that_does_not_fit_into_memory_has_a_record_and_is_not_tried(tmp_path: Path) -> None:
     lab = laboratory("virtual")
     asked = choice.Request(
@@ -536,8 +554,10 @@ def test_a_case_that_does_not_fit_into_memory_has_a_record_and_is_not_tried(tmp_
     assert skipped.params["num_bytes"] == 10**12
     assert skipped.reason == "needs about 1,860 GiB, 8.00 GiB is free"
     before = outcome.path.read_bytes()
-    runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), outcome.path, Recorder())
+    again = Recorder()
+    runner.resume(lab, found, runner.plan_of(found.session, lab, 60.0), outcome.path, again)
     assert outcome.path.read_bytes() == before
+    assert again.notes == ["nothing was missing from run.jsonl"]
 
 
 # The parent is killed

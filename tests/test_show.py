@@ -9,7 +9,7 @@ import pytest
 
 from bench.analyze import compare, show, show_laboratory, show_verdicts, table
 from bench.errors import UserError
-from bench.record import Finding
+from bench.record import Finding, ResultFile
 
 replace = msgspec.structs.replace
 HOSTILE = "\x1b[31m=1+1|<img src=x>\u202e\r\n`[a](b)"
@@ -145,6 +145,26 @@ def test_devices_are_named_only_where_there_are_several(build: Any) -> None:
     assert "Second GPU" in show.table(both, devices=True)
 
 
+def test_rows_of_one_case_say_which_run_and_machine_they_are(build: Any) -> None:
+    other = replace(build.session().devices[0], uuid_hash="another")
+    runs = [
+        build.file([build.record()], id="a" * 16, started="2026-11-27T19:05:49+00:00"),
+        build.file([build.record()], id="b" * 16, started="2026-11-27T19:05:58+00:00"),
+        build.file([build.record()], id="c" * 16, started="2026-11-27T20:05:49+00:00", devices=[other]),
+    ]
+
+    def names(files: list[ResultFile]) -> list[str]:
+        return show.table(table.rows(files), devices=True).splitlines()[0].split()[:3]
+
+    assert names(runs[:1]) == ["case", "step", "±95"]
+    assert names(runs[1:]) == ["case", "machine", "started"]
+    assert names(runs[:2]) == ["case", "started", "step"]
+    text = show.table(table.rows(runs), devices=True)
+    assert "2026-11-27 19:05:49" in text and "2026-11-27 19:05:58" in text
+    later = show.table(table.rows([runs[0], replace(runs[1], session=runs[2].session)]))
+    assert "2026-11-27 20:05 " in later and "20:05:49" not in later
+
+
 def test_an_empty_table_is_a_table() -> None:
     assert show.table([]).startswith("device")
     assert show.csv_text([]) == "\n"
@@ -178,6 +198,19 @@ def test_a_plan_keeps_its_times_under_each_other() -> None:
     _, _, short, long, _ = show_laboratory.plan(document)
     assert len(short) == len(long)
     assert show_laboratory.plan({**document, "cases": [], "skipped": []})[0] == "suite quick on cpu:0"
+
+
+def test_many_cases_left_out_for_one_reason_are_a_line() -> None:
+    skipped = [{"case": f"{name} m={m}", "reason": "left out"} for name in ("rope", "matmul") for m in range(4)]
+    other = {"case": "softmax n=1", "reason": "needs about 128 GiB"}
+    document = {
+        "suite": "quick", "devices": ["cpu:0"], "rounds": 1, "estimate_s": 1.0, "cases": [], "findings": [],
+        "skipped": [*skipped, other],
+    }  # fmt: skip
+    assert show_laboratory.plan(document)[2:] == [
+        "  softmax n=1  needs about 128 GiB",
+        "  8 cases left out: matmul 4, rope 4",
+    ]
 
 
 def test_readings_of_memory_are_in_words_that_people_use() -> None:

@@ -422,7 +422,7 @@ def test_a_large_folder_is_read_by_its_store(
 def test_row_groups_without_such_rows_are_not_read(
     put: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store.ingest, "GROUP_FILES", 2)
+    monkeypatch.setattr(columns, "GROUP_ROWS", 6)
     for number in range(12):
         put(number)
     one = Store(folder, cache=tmp_path / "cache")
@@ -433,10 +433,32 @@ def test_row_groups_without_such_rows_are_not_read(
     def groups(wanted: str) -> int:
         return len(store._row_groups(metadata, where.parse(wanted)))
 
-    assert groups("") == groups("flags=power_limited") == groups("device~none") == groups("chip!=l40s") == 6
-    assert groups("device=GPU l40s") == groups("chip=None,device=GPU l40s") == 2
+    assert groups("") == groups("flags=power_limited") == groups("device~none") == groups("chip!=l40s") == 7
+    assert groups("device=GPU l40s") == groups("chip=None,device=GPU l40s") == 3
     assert groups("step_s<0") == groups("step_s>9") == groups("rounds=7") == groups("device=zzz") == 0
-    assert groups("step_s>0") == 6
+    assert groups("step_s>0") == 7
+
+
+def test_rows_of_one_workload_lie_together(
+    build: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file has all workloads, so groups that followed the files would all have to be read."""
+    monkeypatch.setattr(columns, "GROUP_ROWS", 10)
+    softmax, copy = {"rows": 4, "columns": 8, "dtype": "float32"}, {"num_bytes": 4096, "dtype": "float32"}
+    cases = {"softmax": softmax, "matmul": SIZES[0], "memory_copy": copy}
+    folder.mkdir()
+    for number in range(20):
+        records = [build.record(workload=name, params=params) for name, params in cases.items()]
+        build.write(
+            folder / f"{number:02d}.jsonl", build.file(records, name=f"{number:02d}.jsonl", id=f"{number:016x}")
+        )
+    found = stored.open_stored(folder, cache=tmp_path / "cache", note=print)
+    (part,) = found._store._parts.iterdir()
+    metadata = columns.library().parquet.read_metadata(part)
+    read = {name: len(store._row_groups(metadata, where.parse(f"workload={name}"))) for name in cases}
+    assert (metadata.num_row_groups, read) == (6, {"softmax": 2, "matmul": 2, "memory_copy": 2})
+    assert [row["file"] for row in found.rows("workload=matmul")] == [f"{number:02d}.jsonl" for number in range(20)]
+    assert same_as_reading(found, folder)
 
 
 def test_nothing_but_a_frame_loads_pandas(put: Any, folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bench import stats, workload
 from bench.cost import Cost
 from bench.device import Device, Step
 from bench.device.virtual import Spec, Virtual
-from bench.measure import case, messages, meter, timer
+from bench.measure import case, draft, messages, meter, timer
 from bench.measure.contention import HostWatch
 from bench.record import Protocol, Record
 
@@ -454,7 +454,7 @@ def records(**traits: float | bool) -> list[Record]:
     device = having(Spec(idle_clock=1.0), **traits)
     return list(
         case.measure(
-            device, job, seed=0, seen=case.Witnesses(HostWatch(threads=1, spin_slowdown=0.0), meter.of(device, 0))
+            device, job, seed=0, seen=draft.Witnesses(HostWatch(threads=1, spin_slowdown=0.0), meter.of(device, 0))
         )
     )
 

@@ -7,7 +7,7 @@ import pytest
 import bench
 from bench import record
 from bench.errors import UserError
-from bench.measure import case, user
+from bench.measure import draft, user
 
 
 def _loop(meter, steps, seconds=0.002):
@@ -52,6 +52,13 @@ def test_a_loop_that_is_shorter_than_a_block_is_one_block(tmp_path):
         _loop(meter, 21)
     (one,) = record.read(path).records
     assert one.valid and len(one.samples_s) == 1 and one.timing.repeats == 20
+
+
+def test_a_loop_that_names_no_file_can_say_where_its_file_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELMARK_RESULTS", str(tmp_path))
+    with bench.meter("own", device="cpu", settle_steps=1) as meter:
+        _loop(meter, 3)
+    assert meter.path.parent == tmp_path / "local" and len(record.read(meter.path).records) == 1
 
 
 def test_an_error_in_the_loop_leaves_a_record_with_its_reason_and_goes_on_to_the_caller(tmp_path):
@@ -106,7 +113,7 @@ def test_counts_that_cannot_be_are_refused_before_anything_runs(tmp_path, counts
 
 def test_a_loop_of_many_hours_keeps_as_many_samples_as_a_file_may_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(user, "BLOCK_S", 0.0)
-    monkeypatch.setattr(case, "MOST_STEPS", 100)
+    monkeypatch.setattr(draft, "MOST_STEPS", 100)
     path = tmp_path / "own.jsonl"
     with bench.meter("long", device="cpu", out=path, settle_steps=1) as meter:
         for _ in range(1001):

@@ -40,9 +40,9 @@ def serving(document: Document) -> list[str]:
         _line("throughput", _spread(document["tokens_per_s"], lambda value: f"{units.significant(value)} tok/s")
               + f" for {document['batch']} at a time"),
         _line("energy per tok", _amount(document, "joules_per_token", units.joules)),
-        _line("bill per M tok", _amount(document, "electricity_per_million_tokens", _money, "joules_per_token")),
-        _line("CO2e per M tok", _amount(document, "carbon_kg_per_million_tokens", _mass, "joules_per_token")),
-        _line("rent per M tok", _amount(document, "money_per_million_tokens", _money)),
+        _line("electricity", _per_million(document, "electricity_per_million_tokens", _money, "joules_per_token")),
+        _line("rent", _per_million(document, "money_per_million_tokens", _money)),
+        _line("carbon", _per_million(document, "carbon_kg_per_million_tokens", _mass, "joules_per_token")),
     ]  # fmt: skip
     if users := document.get("users"):
         lines.append(
@@ -54,6 +54,8 @@ def serving(document: Document) -> list[str]:
         f"{plain(document['weights'])}: {units.several(document['batch'], 'request')} of "
         f"{document['prompt']} + {document['output']} tokens on {document['num_devices']} x {plain(document['device'])}"
     )
+    asked += f", tp {document['tp']}" if document["tp"] > 1 else ""
+    asked += f", one replica of {document['num_replicas']}" if document["num_replicas"] > 1 else ""
     return [asked, "", *lines, "", *_basis(document)]
 
 
@@ -157,6 +159,10 @@ def _amount(document: Document, name: str, said: Any, reason_of: str = "") -> st
     if value is None:
         return f"unknown: {plain(document['reasons'].get(reason_of or name, 'nothing to base it on'), 200)}"
     return _spread(value, said)
+
+
+def _per_million(document: Document, name: str, said: Any, reason_of: str = "") -> str:
+    return _amount(document, name, said, reason_of) + (", for 1 M tokens" if document[name] else "")
 
 
 def _spread(one: Document, said: Any) -> str:

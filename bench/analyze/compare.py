@@ -90,13 +90,14 @@ def compare(
     pairs = [(sides[0][case], sides[1][case]) for case in sides[0] if case in sides[1]]
     rows = _marked([_compared(*pair, threshold, across=across) for pair in pairs])
     only = [[_name(case) for case in one if case not in other] for one, other in (sides, sides[::-1])]
+    tested = [pair for row, pair in zip(rows, pairs, strict=True) if row.ratio is not None]
     return Compared(
         rows=rows,
         only_before=only[0],
         only_after=only[1],
         differences=differences(*([one.session for one in files] for files in (before, after))),
         notes=_notes(rows, pairs),
-        score=score(rows, len(rows) + len(only[0]) + len(only[1])),
+        score=_believed(score(rows, len(rows) + len(only[0]) + len(only[1])), tested),
     )
 
 
@@ -125,6 +126,7 @@ def _compared(before: Side, after: Side, threshold: float, *, across: bool) -> C
         found, reason = "inconclusive", doubt
     elif found in {"faster", "slower"} and not across:
         reason = _hint(before, after, math.log(ratio.ratio), threshold)
+    reason = "; ".join(filter(None, (reason, "" if across else _chosen(before, after))))
     return Comparison(
         case=case,
         device=device,
@@ -148,13 +150,44 @@ def _doubt(before: Side, after: Side, log_ratio: float) -> str:
         return "both sides hold rounds of one run"
     if any("below_timer_floor" in record.flags for side in (before, after) for record in side.records):
         return "samples are too short for the clock"
-    # What other programs and guests took of a CPU, where that may be half of the difference. Taken from both sides
-    # alike, as some hypervisors do under heavy load, it explains nothing.
+    return _disturbed(before, after, log_ratio)
+
+
+def _disturbed(before: Side, after: Side, log_ratio: float) -> str:
+    """What other programs and guests took of a CPU, where that may be half of the difference. Taken from both sides
+    alike, as some hypervisors do under heavy load, it explains nothing.
+    """
     taken = [_taken(side) for side in (before, after)]
-    if before.vendor == "cpu" and abs(taken[1] - taken[0]) > abs(log_ratio) / 2:
-        shares = " and ".join(f"{100 * share:.0f} %" for share in taken)
-        return f"others took {shares} of the CPU"
-    return ""
+    if before.vendor != "cpu" or abs(taken[1] - taken[0]) <= abs(log_ratio) / 2:
+        return ""
+    shares = " and ".join(f"{100 * share:.0f} %" for share in taken)
+    return f"others took {shares} of the CPU"
+
+
+def _believed(found: Score | None, pairs: Sequence[tuple[Side, Side]]) -> Score | None:
+    """The ratio over all cases, with what explains it where it is one: the guard that each case has."""
+    if found is None or found.ratio is None or found.interval95 is None:
+        return found
+    low, high = found.interval95
+    if low <= 1 <= high:
+        return found
+    sides = [Side([summary for pair in pairs for summary in pair[which].summaries]) for which in (0, 1)]
+    return replace(found, reason=_disturbed(sides[0], sides[1], math.log(found.ratio)))
+
+
+def _chosen(before: Side, after: Side) -> str:
+    """What torch chose to do the work by, where it was not the same thing in all rounds."""
+    told: dict[str, tuple[set[str], set[str]]] = {}
+    for place, side in enumerate((before, after)):
+        for record in side.records:
+            for name, value in record.extras.items():
+                if isinstance(value, str):
+                    told.setdefault(name, (set(), set()))[place].add(value)
+    return "; ".join(
+        f"{name.replace('_', ' ')}: {' and '.join(' or '.join(sorted(one)) or 'unknown' for one in values)}"
+        for name, values in told.items()
+        if values[0] != values[1] or len(values[0]) > 1
+    )
 
 
 def _runs(side: Side) -> set[str]:

@@ -10,8 +10,9 @@ import math
 from typing import Any
 
 from bench import stats
+from bench.analyze.shared import place
 from bench.analyze.summary import Ceilings, Summary
-from bench.record import DeviceFacts, Host, Session
+from bench.record import DeviceFacts, Host
 
 Row = dict[str, Any]
 
@@ -37,7 +38,7 @@ def brief(summary: Summary, roofs: Ceilings) -> Row:
         "device": facts.name,
         "vendor": facts.vendor,
         "chip": facts.chip,
-        "machine": machine(session, facts),
+        "machine": place.one_board(session, first.device),
         "host": _described(session.host),
         "workload": first.workload,
         "version": first.version,
@@ -72,11 +73,6 @@ def brief(summary: Summary, roofs: Ceilings) -> Row:
         "accelmark": session.harness.version,
         "method": session.harness.method,
     }
-
-
-def machine(session: Session, facts: DeviceFacts) -> str:
-    """What tells one machine from another: the board, or of a device without a UUID the host as it is described."""
-    return facts.uuid_hash[:16] if facts.uuid_hash else _described(session.host)
 
 
 @functools.lru_cache(maxsize=64)

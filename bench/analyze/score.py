@@ -31,7 +31,9 @@ class Error:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The geometric mean of ratios; None with the reason where too little can be compared."""
+    """The geometric mean of ratios; None with the reason where too little can be compared. A reason beside a ratio is
+    why it is not to be believed.
+    """
 
     cases: int
     of_cases: int  # that either side has

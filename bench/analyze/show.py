@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench import units
+from bench.analyze import width
 from bench.analyze.table import Row, pivot
 from bench.errors import UserError
 from bench.record import Session
@@ -203,13 +204,18 @@ def wall(found: dict[str, Any], style: str = "simple") -> list[str]:
 
 
 def tabulate(header: list[str], body: Cells, style: str = "simple") -> str:
-    """Text columns as they are: numbers stand right, and nothing that looks like one is rewritten."""
+    """Text columns as they are: numbers stand right, and nothing that looks like one is rewritten. On a terminal that
+    is narrower than the table it is brought to the terminal's width.
+    """
     from tabulate import tabulate as draw
 
     if style == "github":
         header, body = [_markdown(cell) for cell in header], [[_markdown(cell) for cell in line] for line in body]
-    align = ["left" if _wordy(body, column) else "right" for column in range(len(header))]
+    align = ["left" if width.wordy(body, column) else "right" for column in range(len(header))]
     text: str = draw(body, headers=header, tablefmt=style, disable_numparse=True, colalign=align if body else None)
+    room = width.of_terminal() if style == "simple" else None
+    if room is not None and body and any(len(line) > room for line in text.splitlines()):
+        return width.fitted(header, body, room)
     return text
 
 
@@ -237,12 +243,27 @@ def one_style(**chosen: bool) -> str | None:
 
 def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tuple[list[str], Cells]:
     """Case, step time with its spread, rate, shares of the roofs, rounds, what to know."""
-    header = ["device", "case", "step", "±95 %", "rate", "of measured", "of datasheet", "MFU", "HFU"]
+    several, digits = _apart(rows)
+    header = [
+        "device",
+        "case",
+        "machine",
+        "started",
+        "step",
+        "±95 %",
+        "rate",
+        "of measured",
+        "of datasheet",
+        "MFU",
+        "HFU",
+    ]
     header += ["power", "energy", "rounds", "notes"]
     body = [
         [
             plain(row["device"]) if devices else "",
             plain(row["case"]),
+            plain(row["machine"]) if several else "",
+            plain(row["started"][:digits].replace("T", " ")),
             or_blank(row["step_s"], units.seconds),
             or_blank(row["spread"], lambda spread: units.percent(spread) if spread <= 1 else "> 100 %"),
             rate(row),
@@ -257,6 +278,22 @@ def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tupl
         for row in rows
     ]
     return without_empty(header, body)
+
+
+def _apart(rows: Sequence[Row]) -> tuple[bool, int]:
+    """Whether rows of one case are of several machines, and how many digits of their start tell its runs apart."""
+    cases: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        cases.setdefault((row["device"], row["case"]), []).append(row)
+
+    def told(digits: int) -> bool:
+        starts = (({row["started"][:digits] for row in own}, {row["session"] for row in own}) for own in cases.values())
+        return all(len(moments) == len(runs) for moments, runs in starts)
+
+    several = any(len({row["machine"] for row in own}) > 1 for own in cases.values())
+    return several, next(
+        (digits for digits in (0, len("2026-11-27T19:05")) if told(digits)), len("2026-11-27T19:05:49")
+    )
 
 
 def _energy(row: Row) -> str:
@@ -300,10 +337,6 @@ def _markdown(cell: str) -> str:
 def styled(lines: list[str], style: str) -> list[str]:
     """Lines round a table; in Markdown as a list, because it would run them together."""
     return [f"- {_markdown(line)}" for line in lines] if style == "github" else lines
-
-
-def _wordy(body: Cells, column: int) -> bool:
-    return any(line[column][:1].isalpha() for line in body)
 
 
 def or_blank(value: Any, say: Callable[[Any], str]) -> str:

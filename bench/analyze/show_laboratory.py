@@ -1,10 +1,14 @@
 """Show a laboratory: what is here, what can be measured, and what a run would do, as text for people."""
 
+from collections import Counter
 from typing import Any
 
 from bench import units
 from bench.analyze import show
 from bench.text import plain
+
+# Cases that are not measured for one and the same reason have a line each up to so many.
+_MOST_LINES = 6
 
 
 def devices(document: dict[str, Any]) -> list[str]:
@@ -49,7 +53,8 @@ def listing(rows: list[dict[str, Any]]) -> str:
 def plan(document: dict[str, Any]) -> list[str]:
     """What will be measured, and how long it will take."""
     several = len(document["devices"]) > 1
-    width = max((len(plain(one["case"])) for one in [*document["cases"], *document["skipped"]]), default=0)
+    single = [one for one in document["skipped"] if one["reason"] not in _common(document["skipped"])]
+    width = max((len(plain(one["case"])) for one in [*document["cases"], *single]), default=0)
     return [
         f"suite {document['suite']} on {plain(', '.join(document['devices']), 500)}",
         f"{units.several(len(document['cases']), 'case')} in {units.several(document['rounds'], 'round')}, "
@@ -60,9 +65,28 @@ def plan(document: dict[str, Any]) -> list[str]:
             + (f"  on {one['device']}" if several else "")
             for one in document["cases"]
         ),
-        *(f"  {plain(one['case']):<{width}}  {plain(one['reason'])}" for one in document["skipped"]),
+        *_skipped(document["skipped"], width),
         *(f"note: {plain(finding['message'], 300)}" for finding in document["findings"]),
     ]
+
+
+def _common(skipped: list[dict[str, Any]]) -> list[str]:
+    """The reasons that so many cases share that a line for each would push the rest off the screen."""
+    counts = Counter(one["reason"] for one in skipped)
+    return [reason for reason, count in counts.items() if count > _MOST_LINES]
+
+
+def _skipped(skipped: list[dict[str, Any]], width: int) -> list[str]:
+    """A line for each case that is not measured; for many with one reason, how many there are of each workload."""
+    common = _common(skipped)
+    lines = [
+        f"  {plain(one['case']):<{width}}  {plain(one['reason'])}" for one in skipped if one["reason"] not in common
+    ]
+    for reason in common:
+        kinds = Counter(one["case"].partition(" ")[0] for one in skipped if one["reason"] == reason)
+        told = ", ".join(f"{name} {count}" if count > 1 else name for name, count in sorted(kinds.items()))
+        lines.append(f"  {units.several(kinds.total(), 'case')} {plain(reason)}: {plain(told, 2000)}")
+    return lines
 
 
 def _capabilities(device: dict[str, Any]) -> list[str]:

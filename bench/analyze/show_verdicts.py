@@ -46,10 +46,11 @@ def _score(found: dict[str, Any] | None) -> list[str]:
     if found["ratio"] is None:
         return [f"no ratio over all cases: {found['reason']}"]
     low, high = found["interval95"]
+    reason = plain(found["reason"])
     times = f"{units.seconds(found['before_s'])} and {units.seconds(found['after_s'])}"
     return [
         f"over all {found['cases']} cases: time ratio {found['ratio']:.3f}, 95 % interval {low:.3f} to {high:.3f} "
-        f"(geometric mean); one step of each took {times}"
+        f"(geometric mean); one step of each took {times}" + (f"; inconclusive: {reason}" if reason else "")
     ]
 
 
@@ -65,9 +66,14 @@ def timers(readings: Sequence[dict[str, Any]]) -> str:
     drawn = show.tabulate(
         *show.without_empty(["timer", "calls", "median", "to ours", "agrees from", "verdict", ""], body)
     )
-    if not any(one["passed"] is False and not one["broken"] for one in readings):
-        return drawn
-    return f"{drawn}\n\non a busy machine timers differ by what others took meanwhile: stop other programs and repeat"
+    lines = [drawn, ""]
+    if any(one["ratio"] is not None for one in readings):
+        lines.append(
+            "to ours: each reading by our reading of the same turn, the median of the turns; not median by median"
+        )
+    if any(one["passed"] is False and not one["broken"] for one in readings):
+        lines.append("on a busy machine timers differ by what others took meanwhile: stop other programs and repeat")
+    return "\n".join(lines).rstrip()
 
 
 def _agrees(reading: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@ import msgspec
 
 from bench import stats
 from bench.analyze import where as conditions
-from bench.analyze.row import machine, row
+from bench.analyze.row import row
+from bench.analyze.shared import place
 from bench.analyze.summary import Summary, ceilings, summarize
 from bench.record import Record, ResultFile, Session
 
@@ -43,7 +44,7 @@ class Side:
         found: dict[str, list[float]] = {}
         for one in self.summaries:
             if one.valid:
-                found.setdefault(machine(one.session, one.session.devices[one.first.device]), []).extend(one.launches_s)
+                found.setdefault(place.one_board(one.session, one.first.device), []).extend(one.launches_s)
         return {name: stats.geometric_mean(launches_s) for name, launches_s in sorted(found.items())}
 
 

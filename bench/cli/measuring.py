@@ -1,5 +1,6 @@
 """Commands that look at this machine and measure on it: devices, list, run, selfcheck."""
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -30,13 +31,15 @@ def list_(what: str, as_json: bool) -> None:
     from bench.analyze import show_laboratory
 
     document = commands.listing(what)
-    if as_json or isinstance(document, dict):
+    if as_json:
         print_json(document)
+    elif isinstance(document, dict):
+        print(json.dumps(document, indent=4))  # as results/schema.json lies in a clone, to the byte
     else:
         print(show_laboratory.workloads(document) if what == "workloads" else show_laboratory.listing(document))
 
 
-@main.command()
+@main.command(short_help="Measure workloads or a suite into a result file.")
 @click.argument("workloads", nargs=-1)
 @click.option(
     "--suite", metavar="NAME", help="quick, standard or full.  [default: quick; standard for named workloads]"
@@ -98,7 +101,7 @@ def run(
             budget_s=units.parse_duration(budget) if budget else None, timeout_s=timeout_s,
         )  # fmt: skip
         told.note("looking at this machine, some seconds ...")
-        laboratory, planned = commands.prepare_run(request, device=device, seed=seed, out=None if dry_run else out)
+        laboratory, planned = commands.prepare_run(request, device=device, seed=seed, out=out)
         intended = commands.plan_document(laboratory, planned)
         if dry_run:
             print_json(intended) if as_json else print_lines(show_laboratory.plan(intended))
@@ -118,11 +121,14 @@ def run(
     else:
         print(show.table(document["rows"], "github" if style == "markdown" else "simple"))
         print(f"\n{outcome.path}")
+    again = f"continue with: accelmark run --resume {outcome.path}" + (f" --model {model}" if model else "")
     if outcome.interrupted:
-        again = f"accelmark run --resume {outcome.path}" + (f" --model {model}" if model else "")
-        print(f"accelmark: interrupted; continue with: {again}", file=sys.stderr)
+        print(f"accelmark: interrupted; {again}", file=sys.stderr)
         sys.exit(130)
-    sys.exit(1 if outcome.failed else 0)
+    if outcome.over:
+        say = f"the budget is used up, and {units.several(outcome.over, 'case')} of its rounds are not measured"
+        print(f"accelmark: {say}: this machine was slower than planned; {again}", file=sys.stderr)
+    sys.exit(1 if outcome.failed or outcome.unwritten else 0)
 
 
 @main.command()

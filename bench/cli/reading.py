@@ -8,7 +8,7 @@ import click
 from bench.cli.group import as_json, as_table, main, paths, print_json, print_lines, progress_to
 
 
-@main.command()
+@main.command(short_help="Show a result file to people.")
 @paths("file")
 @click.option("--pytest-benchmark", is_flag=True, help="Print it as pytest-benchmark's JSON, for its `compare`.")
 @click.option(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.device.base import FALLBACK_CACHE_BYTES, Absence, Device
-from bench.errors import Unsupported
+from bench.errors import Unsupported, describe
 from bench.sensors.nvidia import driver_version
 
 
@@ -96,6 +96,11 @@ def why_not() -> Absence:
         return Absence(f"this torch ({torch.__version__}) is built without CUDA", hardware)
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return Absence("CUDA_VISIBLE_DEVICES is empty", hardware)
-    return Absence(
-        f"torch for CUDA {torch.version.cuda} finds no device: is the driver loaded and new enough?", hardware
-    )
+    # Torch's own words: no driver, one too old, or a fabric manager that is not running (error 802).
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        said = describe(error)
+    else:
+        said = "is the driver loaded and new enough?"
+    return Absence(f"torch for CUDA {torch.version.cuda} finds no device: {said}", hardware)

@@ -6,6 +6,7 @@ rough measurement of its speed, so a laptop is not asked for 8192^3 and equal ru
 
 import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,19 +151,33 @@ def parts(case: Workload, speeds: Speeds) -> list[Workload]:
     The difference between a stack and one of half as many layers is the time of a layer. Both must have layers in the
     proportion in which the whole has them.
     """
-    params = case.params()
-    if params.get("layers") != 0 or case.memory_bytes() <= speeds.free_bytes:
+    if case.memory_bytes() <= speeds.free_bytes:
         return [case]
+    for half, stack in _stacks(case):
+        if stack.memory_bytes() <= MEMORY_SHARE * speeds.free_bytes:
+            return [half, stack]
+    return [case]
+
+
+def smallest_stack(case: Workload) -> Workload | None:
+    """The stack of the fewest layers that could stand for the whole model; None where the case is of no whole model."""
+    found = list(_stacks(case))
+    return found[-1][1] if found else None
+
+
+def _stacks(case: Workload) -> Iterator[tuple[Workload, Workload]]:
+    """Half a stack and the stack, from most layers to fewest."""
+    params = case.params()
+    if params.get("layers") != 0:
+        return
     shape = model.find(str(params["model"]))
     period = shape.full_attention_every or 1
     for count in range(shape.num_hidden_layers - 1, 1, -1):
         half = count // 2
         if count % 2 or half % period or (shape.num_dense_layers and half <= shape.num_dense_layers):
             continue
-        stack = workload.case(case.name, {**params, "layers": count})
-        if stack.memory_bytes() <= MEMORY_SHARE * speeds.free_bytes:
-            return [workload.case(case.name, {**params, "layers": half}), stack]
-    return [case]
+        few, many = (workload.case(case.name, {**params, "layers": layers}) for layers in (half, count))
+        yield few, many
 
 
 def settled(current: Speeds, earlier: list[Speeds]) -> Speeds:

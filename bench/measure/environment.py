@@ -4,6 +4,8 @@ Everything here is read and nothing is set. Nothing that names a person or a mac
 path, no address.
 """
 
+import contextlib
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -75,8 +77,10 @@ def software() -> dict[str, str]:
         for name in ("cuda", "hip", "xpu"):
             if version := getattr(torch.version, name, None):
                 versions[name] = str(version)
-        if torch.backends.cudnn.is_available():
-            versions["cudnn"] = str(torch.backends.cudnn.version())
+        # Beside another cuDNN than it was built with, torch gives no version but an error.
+        with contextlib.suppress(RuntimeError):
+            if torch.backends.cudnn.is_available():
+                versions["cudnn"] = str(torch.backends.cudnn.version())
         versions["matmul_precision"] = torch.get_float32_matmul_precision()
         versions["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return versions
@@ -109,7 +113,14 @@ def for_children() -> dict[str, str]:
     working folder is not.
     """
     root = str(Path(__file__).resolve().parent.parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        # A container started under a number that its /etc/passwd lacks. Before 2.13 torch's compiler, which its
+        # optimizers import, asks for the name and ends there (pytorch issue 140765); any name will do.
+        found["USER"] = f"uid_{os.getuid()}"
+    return found
 
 
 def harness() -> record.Harness:

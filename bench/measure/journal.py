@@ -12,6 +12,8 @@ from bench.errors import UserError
 
 def refuse_existing(path: Path) -> None:
     """Raises UserError for a name that is taken; asked before anything is measured, and again when it is opened."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it")
     if os.path.lexists(path):
         raise UserError(f"{path} exists: choose another name, or continue it with --resume {path}") from None
 
@@ -34,6 +36,11 @@ class Journal:
             self._cut_torn_line()
         self._end = os.lseek(self._descriptor, 0, os.SEEK_END)
         self._waiting: list[record.Session | record.Record] = []
+
+    @property
+    def unwritten(self) -> int:
+        """How many lines the disk has not taken."""
+        return len(self._waiting)
 
     def append(self, line: record.Session | record.Record) -> None:
         """Writes the line, after any that still wait."""
@@ -73,8 +80,9 @@ class Journal:
             print(f"accelmark: {len(self._waiting)} lines could not be written to {self.path}", file=sys.stderr)
             print(f"accelmark: they are in {name}: make room, then append that file to it", file=sys.stderr)
         except OSError:
-            print("accelmark: no room anywhere; these lines belong to the result file:", file=sys.stderr)
             sys.stderr.write(lines.decode())
+            say = f"no room anywhere: the {len(self._waiting)} lines above belong to {self.path}"
+            print(f"accelmark: {say}", file=sys.stderr)
 
     def _cut_torn_line(self) -> None:
         """Drops a last line that was cut while it was written; it never was a whole record."""

@@ -30,6 +30,8 @@ _PROTOCOL = Protocol(
 )
 _QUICK = msgspec.structs.replace(_PROTOCOL, settle_s=0.02, min_samples=6, min_time_s=0.0, max_time_s=0.05)
 _SECONDS = 0.4  # for each turn of each timer
+# What triton raises where something is missing: itself, a C compiler, Python's headers, the driver's library.
+_LACKING_TRITON = (ImportError, OSError, RuntimeError, AssertionError, subprocess.SubprocessError)
 
 Timer = Callable[[], float]
 
@@ -94,7 +96,8 @@ def _graphs(device: Device) -> Iterator[Agreement]:
 
         run = _product(device, GRAPHED, "bfloat16")
         replay = device.capture(lambda: [run() for _ in range(GRAPH_CALLS)])
-    except (ImportError, Unsupported) as error:
+        do_bench_cudagraph(run, rep=1, return_mode="median")
+    except (*_LACKING_TRITON, Unsupported) as error:
         yield without(name, describe(error))
         return
 
@@ -199,8 +202,7 @@ def _triton_timer(run: timer.Run) -> Timer:
         from triton.testing import do_bench
 
         do_bench(run, warmup=1, rep=1, return_mode="median")
-    # What it lacks, and what it raises then: itself, a C compiler, Python's headers, the driver's library.
-    except (ImportError, OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
+    except _LACKING_TRITON as error:
         raise _Lacking(describe(error)) from error
     # It takes and gives milliseconds.
     return lambda: float(do_bench(run, warmup=500, rep=int(1e3 * _SECONDS), return_mode="median")) / 1e3

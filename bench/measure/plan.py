@@ -61,6 +61,7 @@ class Plan:
     start_s: float  # of one worker
     skipped: list[tuple[PlannedCase, str]] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    left_s: float | None = None  # of a budget, once the look at the machine is taken off: no case begins after it
 
     @property
     def num_workers(self) -> int:
@@ -103,9 +104,15 @@ def validate(request: Request) -> None:
     _check_refused({case.name for one in entries for case in choice.cases_of(one, request, nowhere, refused)}, refused)
 
 
-def make(request: Request, speeds: list[Speeds], start_s: float, metered: list[bool] | None = None) -> Plan:
-    """The plan for devices of these speeds; `metered` says which of them tell power or energy. Raises UserError for
-    anything that is not as the workloads have it.
+def make(
+    request: Request,
+    speeds: list[Speeds],
+    start_s: float,
+    metered: list[bool] | None = None,
+    spent_s: float = 0.0,
+) -> Plan:
+    """The plan for devices of these speeds; `metered` says which of them tell power or energy, `spent_s` what of a
+    budget is gone already. Raises UserError for anything that is not as the workloads have it.
     """
     suite, entries = choice.chosen_entries(request)
     refused: list[Refused] = []
@@ -132,16 +139,20 @@ def make(request: Request, speeds: list[Speeds], start_s: float, metered: list[b
         skipped=[(one, too_large[id(one)]) for one in planned if too_large[id(one)]],
         refused=[one for place, one in enumerate(refused) if one not in refused[:place]],
     )
-    return plan if request.budget_s is None else fit(plan, request.budget_s, rounds_fixed=request.rounds is not None)
+    if request.budget_s is None:
+        return plan
+    fitted = fit(plan, request.budget_s, spent_s=spent_s, rounds_fixed=request.rounds is not None)
+    return replace(fitted, left_s=request.budget_s - spent_s)
 
 
-def fit(plan: Plan, budget_s: float, *, rounds_fixed: bool = False) -> Plan:
-    """The plan for that much time. More time buys rounds first, because rounds are the evidence, then longer windows;
-    less time leaves out the energies, shortens windows, then rounds, and at last leaves out cases, from the end.
+def fit(plan: Plan, budget_s: float, *, spent_s: float = 0.0, rounds_fixed: bool = False) -> Plan:
+    """The plan for that much time, of which `spent_s` is gone. More time buys rounds first, because rounds are the
+    evidence, then longer windows; less time leaves out the energies, shortens windows, then rounds, and at last leaves
+    out cases, from the end.
     """
-    if plan.energy_s and plan.estimate_s > budget_s:
+    if plan.energy_s and plan.estimate_s > budget_s - spent_s:
         plan = _without_energies(plan)
-    usable_s = 0.9 * budget_s  # an estimate that runs over by a tenth still keeps the promise
+    usable_s = 0.9 * budget_s - spent_s  # an estimate that runs over by a tenth still keeps the promise
     if not plan.cases:
         return plan
     offered = [plan.rounds] if rounds_fixed else range(MOST_ROUNDS, 0, -1)
@@ -184,7 +195,12 @@ def _missing_memory(planned: PlannedCase, speeds: Speeds) -> str:
     needed = planned.case.memory_bytes()
     if needed <= speeds.free_bytes:
         return ""
-    return f"needs about {units.gibibytes(needed)}, {units.gibibytes(speeds.free_bytes)} is free"
+    say = f"needs about {units.gibibytes(needed)}, {units.gibibytes(speeds.free_bytes)} is free"
+    if stack := choice.smallest_stack(planned.case):
+        room = units.gibibytes(choice.MEMORY_SHARE * speeds.free_bytes)
+        least = units.gibibytes(stack.memory_bytes())
+        say += f"; {stack.params()['layers']} layers, the fewest that could stand for it, need {least}, and have {room}"
+    return say
 
 
 def planned_case(

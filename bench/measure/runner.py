@@ -5,30 +5,26 @@ to the next. Within a round the cases come in an order shuffled by the seed, so 
 """
 
 import contextlib
+import math
 import random
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 
 from bench import record, workload
-from bench.device import Absence
 from bench.errors import UserError, private
-from bench.measure import choice, environment, messages, plan, preflight
-from bench.measure.case import empty_record, now, refused_record
+from bench.measure import environment, messages, plan, preflight
+from bench.measure.draft import empty_record, now, refused_record
 from bench.measure.journal import Journal
-from bench.measure.process import START_LIMIT_S, WorkerDied, WorkerHung, WorkerProcess, allocator_settings
-from bench.record import Idle, Planned, Record, ResultFile, Session, Speeds
-
-# What a worker may take beyond the rests themselves, its first context included.
-REST_SLACK_S = 60.0
-
-Reply = TypeVar("Reply", bound=messages.Reply)
+from bench.measure.laboratory import Laboratory, same_device
+from bench.measure.process import WorkerDied, WorkerHung, WorkerProcess
+from bench.record import Planned, Record, ResultFile, Session
 
 
 class Progress(Protocol):
@@ -45,98 +41,19 @@ class Progress(Protocol):
 
 
 @dataclass(kw_only=True)
-class Laboratory:
-    """The machine as the first worker found it."""
-
-    specs: list[str]
-    devices: list[record.DeviceFacts]
-    speeds: list[Speeds]
-    absences: dict[str, Absence]  # vendors that torch can use nothing of
-    host: record.Host
-    software: dict[str, str]
-    findings: list[record.Finding]
-    start_s: float  # of one worker, from nothing to its first answer
-    periods_s: list[dict[str, float]] = field(default_factory=list)  # how often each board publishes power and energy
-    mistaken: list[str] = field(default_factory=list)  # why the sensors found are not those of the device, or nothing
-    idle: list[Idle] = field(default_factory=list)
-    why_no_idle: str = "only measured where energies are asked for"
-
-    @property
-    def metered(self) -> list[bool]:
-        """Which devices tell power or energy."""
-        return [bool({"energy_j", "power_w", "power_average_w"} & facts.readings.keys()) for facts in self.devices]
-
-
-@dataclass(kw_only=True)
 class Outcome:
     """What a run left behind."""
 
     path: Path
     records: list[Record] = field(default_factory=list)
     interrupted: bool = False
+    over: int = 0  # cases of a round that the budget had no time for any more
+    unwritten: int = 0  # lines that the disk did not take
 
     @property
     def failed(self) -> list[Record]:
         """Cases that went wrong; one that this device cannot do or that the budget left out did not."""
         return [one for one in self.records if one.status in {"oom", "timeout", "crash"} or "bad_output" in one.flags]
-
-
-def look(device: str, seed: int, *, measure_speeds: bool = True) -> Laboratory:
-    """Starts workers to find out what is here. Raises UserError where `device` names nothing, or torch is missing."""
-    threads = environment.usable_threads()
-    started = time.monotonic()
-    first = WorkerProcess(device, threads, seed)
-    with contextlib.closing(first):
-        described = ask(first, messages.Describe(), messages.Described)
-        start_s = time.monotonic() - started
-        probed = [_probe(first)] if measure_speeds else []
-    for spec in described.specs[1:] if measure_speeds else []:
-        other = WorkerProcess(spec, threads, seed)
-        with contextlib.closing(other):
-            probed.append(_probe(other))
-    host = environment.host(threads)
-    host = msgspec.structs.replace(host, settings={**host.settings, **allocator_settings()})
-    seen = [_as_seen(*pair) for pair in zip(described.facts, probed, strict=True)] if probed else described.facts
-    return Laboratory(
-        specs=described.specs,
-        devices=seen,
-        speeds=[one.speeds for one in probed],
-        periods_s=[one.periods_s for one in probed],
-        mistaken=[one.mistaken for one in probed],
-        absences=described.absences,
-        host=host,
-        software=described.software,
-        findings=preflight.findings(host, seen, described.absences),
-        start_s=start_s,
-    )
-
-
-def _as_seen(facts: record.DeviceFacts, probed: messages.Probed) -> record.DeviceFacts:
-    """With how often the board publishes; without any reading where these are another board's."""
-    if probed.mistaken:
-        refused = dict.fromkeys(facts.capabilities, probed.mistaken)
-        return msgspec.structs.replace(facts, readings={}, capabilities=refused)
-    return msgspec.structs.replace(
-        facts,
-        readings=facts.readings | probed.periods_s,
-        capabilities=facts.capabilities | dict.fromkeys(probed.periods_s, "ok"),
-    )
-
-
-def remember_speeds(laboratory: Laboratory, folders: list[Path]) -> Laboratory:
-    """The same, with the speeds of this machine's earlier runs in `folders` where the new ones confirm them."""
-    earlier: dict[str, list[Speeds]] = {}
-    for path in [path for folder in folders for path in sorted(folder.glob("*.jsonl"), reverse=True)[:20]]:
-        with contextlib.suppress(UserError):
-            session = record.read(path).session
-            for facts, speeds in zip(session.devices, session.speeds, strict=False):
-                if session.software.get("torch") == laboratory.software.get("torch"):
-                    earlier.setdefault(_same_device(facts), []).append(speeds)
-    kept = [
-        choice.settled(speeds, earlier.get(_same_device(facts), []))
-        for facts, speeds in zip(laboratory.devices, laboratory.speeds, strict=True)
-    ]
-    return replace(laboratory, speeds=kept)
 
 
 def new_session(laboratory: Laboratory, planned: plan.Plan, *, seed: int, argv: list[str]) -> Session:
@@ -184,8 +101,17 @@ def _unknown(laboratory: Laboratory) -> dict[str, str]:
     return reasons
 
 
-def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path: Path, progress: Progress) -> Outcome:
-    """Measures a plan into a new file at `path`."""
+def carry_out(
+    laboratory: Laboratory,
+    planned: plan.Plan,
+    session: Session,
+    path: Path,
+    progress: Progress,
+    deadline_s: float = math.inf,
+) -> Outcome:
+    """Measures a plan into a new file at `path`. No case begins after `deadline_s` of the monotonic clock, but for the
+    first of all.
+    """
     journal = Journal(path)
     journal.append(session)
     for left_out, reason in planned.skipped:
@@ -193,14 +119,14 @@ def carry_out(laboratory: Laboratory, planned: plan.Plan, session: Session, path
         journal.append(empty_record(left_out.case, job, "skipped", reason, now()))
     for refused in planned.refused:
         journal.append(refused_record(refused.workload, refused.params, refused.reason, now()))
-    run = _Run(laboratory, planned, session, journal, progress, done={})
+    run = _Run(laboratory, planned, session, journal, progress, done={}, deadline_s=deadline_s)
     return run.all_rounds()
 
 
 def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: Path, progress: Progress) -> Outcome:
     """Measures what is missing from a file that a run left unfinished. Raises UserError on another machine."""
     there, here = found.session.devices, laboratory.devices
-    if [_same_device(facts) for facts in there] != [_same_device(facts) for facts in here]:
+    if [same_device(facts) for facts in there] != [same_device(facts) for facts in here]:
         names = ", ".join(facts.name for facts in there)
         raise UserError(f"{path.name} was begun on {names}: continue it there, or start a new run here")
     torch_then, torch_now = found.session.software.get("torch"), laboratory.software.get("torch")
@@ -211,34 +137,10 @@ def resume(laboratory: Laboratory, found: ResultFile, planned: plan.Plan, path: 
     journal = Journal(path, resume=True)
     run = _Run(laboratory, planned, found.session, journal, progress, done=_launches(found.records))
     outcome = run.all_rounds()
+    if not outcome.records and not outcome.interrupted:
+        progress.note(f"nothing was missing from {path.name}")
     outcome.records = [*found.records, *outcome.records]
     return outcome
-
-
-def ask(process: WorkerProcess, order: messages.Order, kind: type[Reply], limit_s: float = START_LIMIT_S) -> Reply:
-    """A worker's answer of that kind to `order`. Raises UserError when it cannot even start."""
-    with _as_advice():
-        process.ask(order)
-    return answer(process, kind, limit_s)
-
-
-def answer(process: WorkerProcess, kind: type[Reply], limit_s: float = START_LIMIT_S) -> Reply:
-    """A further answer of that kind. Raises UserError when there is none."""
-    with _as_advice():
-        reply = process.answer(limit_s)
-    assert isinstance(reply, kind)
-    return reply
-
-
-@contextlib.contextmanager
-def _as_advice() -> Iterator[None]:
-    """Says what a worker's end means to the user."""
-    try:
-        yield
-    except (WorkerDied, WorkerHung) as error:
-        if "No module named 'torch'" in str(error):
-            raise UserError("torch is not installed here: start scripts/accelmark, which sets it up") from None
-        raise UserError(f"no measurement is possible here: {error}") from None
 
 
 def plan_of(session: Session, laboratory: Laboratory, timeout_s: float) -> plan.Plan:
@@ -271,6 +173,7 @@ class _Run:
         journal: Journal,
         progress: Progress,
         done: "dict[_Place, list[Record]]",
+        deadline_s: float = math.inf,
     ) -> None:
         self._laboratory = laboratory
         self._plan = planned
@@ -278,6 +181,7 @@ class _Run:
         self._journal = journal
         self._progress = progress
         self._done = done
+        self._deadline_s = deadline_s
         self._left_s = planned.estimate_s
         self._outcome = Outcome(path=journal.path)
 
@@ -291,6 +195,7 @@ class _Run:
             self._outcome.interrupted = True
         finally:
             self._journal.close()
+        self._outcome.unwritten = self._journal.unwritten
         return self._outcome
 
     def _round(self, round_index: int, device: int, spec: str) -> None:
@@ -301,13 +206,21 @@ class _Run:
             if one.device == device and not self._is_done(_place(one.case.name, one.case.params(), device, round_index))
         ]
         random.Random(f"{self._session.seed} {round_index} {device}").shuffle(cases)  # noqa: S311
-        while cases:
+        while cases and not self._is_over(cases):
             process = WorkerProcess(spec, self._laboratory.host.threads, self._session.seed)
             with contextlib.closing(process):
                 self._left_s -= self._plan.worker_s
                 alive = True
-                while cases and alive:
+                while cases and alive and not self._is_over(cases):
                     alive = self._measure(process, cases.pop(0), round_index)
+
+    def _is_over(self, cases: list[plan.PlannedCase]) -> bool:
+        """Whether the budget has no time for these: a busy host makes a case last several times what was planned."""
+        if time.monotonic() < self._deadline_s or not self._outcome.records:
+            return False
+        self._outcome.over += len(cases)
+        cases.clear()
+        return True
 
     def _measure(self, process: WorkerProcess, planned: plan.PlannedCase, round_index: int) -> bool:
         """One case; False when the worker did not survive it."""
@@ -366,32 +279,6 @@ def _answers(process: WorkerProcess, timeout_s: float) -> Iterator[messages.Meas
             return
 
 
-def _probe(process: WorkerProcess) -> messages.Probed:
-    return ask(process, messages.Probe(), messages.Probed)
-
-
-def rested(laboratory: Laboratory, planned: plan.Plan, seed: int) -> Laboratory:
-    """The same, with the power of each device at rest where the plan asks for energies and the device tells power."""
-    if not any(planned.protocols[one.protocol].energy_s for one in planned.cases) or not any(laboratory.metered):
-        return laboratory
-    idle, reasons = [], []
-    for spec, metered in zip(laboratory.specs, laboratory.metered, strict=True):
-        if not metered:
-            idle.append(Idle(without_context_w=None, with_context_w=None, temperature_c=None))
-            reasons.append(f"{spec} tells no power")
-            continue
-        process = WorkerProcess(spec, laboratory.host.threads, seed)
-        try:
-            with contextlib.closing(process):
-                limit_s = 2 * (plan.REST_S + plan.REST_QUIET_S) + REST_SLACK_S
-                found = ask(process, messages.Rest(seconds=plan.REST_S), messages.Rested, limit_s)
-        except UserError as error:  # what is only known less of must not end the run
-            found = messages.Rested(Idle(without_context_w=None, with_context_w=None, temperature_c=None), str(error))
-        idle.append(found.idle)
-        reasons += [f"{spec}: {found.reason}"] if found.reason else []
-    return replace(laboratory, idle=idle, why_no_idle=", ".join(reasons))
-
-
 def _job(
     case: workload.Workload,
     device: int,
@@ -421,7 +308,3 @@ def _launches(records: list[Record]) -> dict[_Place, list[Record]]:
 def _place(name: str, params: dict[str, Any], device: int, round_index: int) -> _Place:
     """Where a record belongs in a run."""
     return workload.label(name, params), device, round_index
-
-
-def _same_device(facts: record.DeviceFacts) -> str:
-    return f"{facts.vendor} {facts.name} {facts.uuid_hash}"

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from bench.errors import UserError
 from bench.measure import environment, messages, peers, runner
+from bench.measure.laboratory import Laboratory, Reply, answer, ask
 from bench.measure.peers import Agreement
 from bench.measure.plan import Plan
 from bench.measure.powercheck import Verdict
@@ -61,17 +62,17 @@ def _kept(told: Iterator[Told | None], note: Callable[[Told], None], broken: Cal
     return found
 
 
-def _replies(device: str, seed: int, order: messages.Order, kind: type[runner.Reply]) -> Iterator[runner.Reply]:
+def _replies(device: str, seed: int, order: messages.Order, kind: type[Reply]) -> Iterator[Reply]:
     """A worker's answers to `order`, without end: whoever asks knows the last."""
     process = WorkerProcess(device, environment.usable_threads(), seed)
     with contextlib.closing(process):
-        yield runner.ask(process, order, kind)
+        yield ask(process, order, kind)
         while True:
-            yield runner.answer(process, kind)
+            yield answer(process, kind)
 
 
 def identical(
-    laboratory: runner.Laboratory, planned: Plan, folder: Path, *, seed: int, turns: int, progress: runner.Progress
+    laboratory: Laboratory, planned: Plan, folder: Path, *, seed: int, turns: int, progress: runner.Progress
 ) -> tuple[list[Path], list[Path]]:
     """Files of two sides that are one and the same, measured in turns: A B B A A B B A ...
 

@@ -28,7 +28,7 @@ from bench.device import Device
 from bench.errors import UserError, describe
 from bench.measure import contention, environment, preflight, telemetry
 from bench.measure import meter as meters
-from bench.measure.case import now, thinned
+from bench.measure.draft import now, thinned
 from bench.measure.journal import Journal, refuse_existing
 from bench.record import Identity, Planned, Protocol, Record, Session, Speeds, Timing, Work
 from bench.workload import USERS_OWN
@@ -37,7 +37,7 @@ BLOCK_S = 0.25  # as for whole steps of ours: a synchronization and a look at th
 
 
 class UserMeter:
-    """Counts the steps of a loop that is not ours. Made by `bench.meter`."""
+    """Counts the steps of a loop that is not ours, into the file at `path`. Made by `bench.meter`."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class UserMeter:
             raise UserError(f"seq {seq}: tokens_per_step ({tokens_per_step}) must be a multiple of it")
         refuse_existing(path)
         shape = models.find(models.adopt(model)) if model else None
-        self._name, self._path, self._dtype, self._settle_steps = name, path, dtype, settle_steps
+        self._name, self.path, self._dtype, self._settle_steps = name, path, dtype, settle_steps
         self._params: dict[str, bool | int | float | str] = {"tokens_per_step": tokens_per_step, "dtype": dtype}
         self._params |= {"model": shape.name} if shape else {}
         self._params |= {"seq": seq} if seq else {}
@@ -75,7 +75,7 @@ class UserMeter:
         self._cold_start_s = self._settle_s = 0.0
 
     def __enter__(self) -> "UserMeter":
-        self._journal = Journal(self._path)
+        self._journal = Journal(self.path)
         threads = environment.usable_threads()
         self._journal.append(_session(self._device, self._planned(), threads))
         self._meter = meters.of(self._device, seed=0)

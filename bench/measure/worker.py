@@ -16,7 +16,7 @@ import msgspec
 from bench import device as devices
 from bench.device import Device
 from bench.errors import UserError
-from bench.measure import case, conditions, contention, environment, meter, peers, powercheck, rest, speeds
+from bench.measure import case, conditions, contention, draft, environment, meter, peers, powercheck, rest, speeds
 from bench.measure.messages import (
     CheckPower,
     CompareTimers,
@@ -116,7 +116,7 @@ class _Server:
         if self._spin is None:
             self._spin = contention.spin()
         watching = meter.Meter(order.mistaken) if order.mistaken else self._meter
-        seen = case.Witnesses(contention.HostWatch(self._threads, self._spin), watching)
+        seen = draft.Witnesses(contention.HostWatch(self._threads, self._spin), watching)
         for record in case.measure(self._device, order, self._seed, seen):
             yield Measured(record)
         yield Finished(spoilt=self._device.spoilt)

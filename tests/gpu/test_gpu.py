@@ -130,6 +130,49 @@ def test_every_workload_is_right(device: Any, name: str, dtype: str) -> None:
     assert step.error() <= case.tolerance()
 
 
+ATTENTION = {"batch": 1, "num_heads": 8, "num_kv_heads": 8, "seq": 1024, "head_dim": 128, "dtype": "bfloat16"}
+PRODUCT = {"m": 1, "n": 4096, "k": 4096}
+GROUPED = {"num_experts": 8, "tokens": 1000, "n": 1536, "k": 1024, "dtype": "bfloat16", "imbalance": "skewed"}
+# In the sizes of a model, because torch's own kernels refuse the small ones above: a case, and what it should tell of
+# the kernel that did it on Hopper.
+REAL: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+    ("matmul", {**PRODUCT, "m": 512, "dtype": "float8_e4m3fn"}, {}),
+    ("matmul", {**PRODUCT, "m": 512, "dtype": "int8"}, {}),
+    ("dequantised_matmul", {**PRODUCT, "weights": "int4", "dtype": "bfloat16"}, {"kernel": "int4pack"}),
+    ("dequantised_matmul", {**PRODUCT, "weights": "int8", "dtype": "bfloat16"}, {}),
+    ("grouped_matmul", GROUPED, {"kernel": "grouped_mm"}),
+    ("attention", {**ATTENTION, "num_kv_heads": 2}, {}),
+    *(
+        ("attention", {**ATTENTION, "backward": backward, "backend": backend}, {"backend": backend})
+        for backend in ("flash", "cudnn", "efficient", "math")
+        for backward in (False, True)
+    ),
+    ("moe_train_step", {"model": "tiny-moe", "batch": 2, "seq": 100, "dtype": "bfloat16"}, {}),
+    ("decode", {"model": "small", "batch": 1, "context": 256, "dtype": "bfloat16", "weights": "int4"}, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "told"), REAL, ids=lambda one: one if isinstance(one, str) else "")
+def test_real_sizes_are_right_by_the_kernels_they_are_meant_for(
+    device: Any, name: str, params: dict[str, Any], told: dict[str, str]
+) -> None:
+    case = workload.case(name, params)
+    if not device.supports(case.dtype):
+        pytest.skip(f"no {case.dtype} here")
+    device.use_precision(case.dtype)
+    device.seed(0)
+    try:
+        step = device.prepare(case)
+        step.run()
+    except Unsupported as error:
+        pytest.skip(str(error))
+    assert step.error() <= case.tolerance()
+    hopper = device.vendor == "nvidia" and torch.cuda.get_device_capability(device.index)[0] == 9
+    facts = step.facts()
+    for key, words in told.items() if hopper else ():
+        assert words in str(facts[key]), facts
+
+
 def test_a_graph_does_what_its_step_does(device: Any) -> None:
     case = workload.case("launch_overhead", {"num_launches": 50, "dtype": "float32"})
     step = device.prepare(case)

@@ -19,6 +19,12 @@ _TABLES = """
 create table if not exists files (
     path text primary key, size integer, mtime_ns integer, sha256 text, id integer, part text, run text, error text
 ) without rowid;
+create index if not exists runs on files (run, part);
+create index if not exists places on files (part);
+create view if not exists not_counted as select path, part from files a
+    where part is not null
+    and run in (select run from files where part is not null group by run having count(*) > 1)
+    and path > (select min(path) from files b where b.run = a.run and b.part is not null);
 create table if not exists parts (name text primary key, files integer, bytes integer) without rowid;
 create table if not exists facts (name text primary key, value text) without rowid;
 """
@@ -96,13 +102,18 @@ class Manifest:
         rows = self._connection.execute("select name, files, bytes from parts order by name")
         return {name: (files, size) for name, files, size in rows}
 
-    def live(self) -> dict[str, list[int]]:
-        """The numbers that count in each part: of several files of one run that of the first path."""
-        query = "select part, id, min(path) from files where part is not null group by run"
-        found: dict[str, list[int]] = {}
-        for part, number, _ in self._connection.execute(query):
-            found.setdefault(part, []).append(number)
+    def counted(self) -> dict[str, int]:
+        """How many files count in each part: of several files of one run that of the first path."""
+        every = "select part, count(*) from files where part is not null group by part"
+        found = dict(self._connection.execute(every).fetchall())
+        for part, number in self._connection.execute("select part, count(*) from not_counted group by part"):
+            found[part] -= number
         return found
+
+    def numbers(self, part: str) -> list[int]:
+        """The numbers that count in a part."""
+        query = "select id from files where part = ? and path not in (select path from not_counted) order by id"
+        return [number for (number,) in self._connection.execute(query, (part,))]
 
     def errors(self) -> list[tuple[str, str]]:
         """Files that could not be read, and why."""

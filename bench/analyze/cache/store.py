@@ -1,7 +1,7 @@
 """Store: the rows of a large folder, kept ready between two looks at it.
 
 The result files are the truth; a store is a cache that may be deleted at any time and is built anew from them. It is a
-folder of Parquet parts, never changed once written, and a manifest (bench/analyze/manifest.py) that says which file's
+folder of Parquet parts, never changed once written, and a manifest (manifest.py) that says which file's
 rows are in which part. `refresh` lists the folder and reads only what is new or changed; `read` takes from the parts
 the columns and rows that are asked for.
 
@@ -34,8 +34,9 @@ from bench.analyze.folder import Seen, scan
 from bench.analyze.where import Condition
 from bench.errors import UserError, not_installed
 
-# So many files become one part, committed on its own: an interrupted build goes on where it was.
-PART_FILES = 2500
+# So many files become one part, committed on its own: an interrupted build goes on where it was. A process holds the
+# rows of a part in memory, to bring them into order: twice as many files took 40 MB more in each of two.
+PART_FILES = 1250
 # Starting processes pays from so many new files on.
 FEW_FILES = 400
 MOST_PROCESSES = 4
@@ -108,10 +109,7 @@ class Store:
         asked = [one.field if one.field in columns.NAMES else "params" for one in conditions]
         wanted = list(dict.fromkeys([*names, *asked, columns.FILE]))
         with self._locked(shared=True), self._opened() as manifest:
-            written = manifest.parts()
-            tables = [
-                self._part(part, wanted, conditions, live, written[part][0]) for part, live in manifest.live().items()
-            ]
+            tables = [self._part(part, wanted, conditions, live) for part, live in self._live(manifest)]
         whole = arrow.concat_tables([arrow.Table.from_batches([], columns.schema()).select(wanted), *tables])
         for condition in sorted(conditions, key=lambda one: one.field not in columns.NAMES):
             whole = self._selected(whole, condition)
@@ -137,11 +135,18 @@ class Store:
         with self._locked(shared=True), self._opened() as manifest:
             return manifest.copies()
 
-    def _part(self, name: str, wanted: list[str], pushed: Sequence[Condition], live: list[int], written: int) -> Any:
+    def _live(self, manifest: Manifest) -> Iterator[tuple[str, list[int] | None]]:
+        """Each part with the numbers that count in it, or None where every one does."""
+        counted = manifest.counted()
+        for part, (written, _) in manifest.parts().items():
+            if part in counted:
+                yield part, None if counted[part] == written else manifest.numbers(part)
+
+    def _part(self, name: str, wanted: list[str], pushed: Sequence[Condition], live: list[int] | None) -> Any:
         arrow = columns.library()
         with arrow.parquet.ParquetFile(self._parts / name, memory_map=True) as part:
             found = part.read_row_groups(_row_groups(part.metadata, pushed), columns=wanted)
-        if len(live) != written:  # some files of this part have changed or gone, or are copies
+        if live is not None:  # some files of this part have changed or gone, or are copies
             found = found.filter(columns.among(found[columns.FILE], live))
         return found
 
@@ -182,18 +187,16 @@ class Store:
     def _tidy(self, manifest: Manifest) -> None:
         """Sweeps parts that nobody names, and merges small ones when they have become many."""
         manifest.forget_empty_parts()
-        live = manifest.live()
-        small = [part for part in manifest.parts() if len(live.get(part, [])) < SMALL_FILES]
+        counted = manifest.counted()
+        small = [part for part in manifest.parts() if counted.get(part, 0) < SMALL_FILES]
         if len(small) > MOST_SMALL:
-            arrow = columns.library()
-            written = manifest.parts()
             names = [*columns.NAMES, columns.FILE]
-            tables = [self._part(part, names, [], live.get(part, []), written[part][0]) for part in small]
+            tables = [self._part(part, names, [], manifest.numbers(part)) for part in small]
             made = self._parts / f"{time_ns()}-merged.parquet"
             hidden = made.with_name(f".{made.name}.tmp")
-            arrow.parquet.write_table(arrow.concat_tables(tables).unify_dictionaries(), hidden, compression="zstd")
+            columns.write(tables, hidden)
             os.replace(hidden, made)
-            manifest.merge(small, (made.name, sum(len(live.get(part, [])) for part in small), made.stat().st_size))
+            manifest.merge(small, (made.name, sum(counted.get(part, 0) for part in small), made.stat().st_size))
         named = manifest.parts()
         for path in self._parts.iterdir():
             if path.name not in named:

@@ -1,6 +1,6 @@
 """Check: whether a file is what it says it is. Each finding says where, with its numbers, and what to do.
 
-First whether it is safe to read (`safety`), then whether it is a result file at all (bench/record.py), then whether it
+First whether it is safe to read (`safety`), then whether it is a result file at all (bench/record), then whether it
 contradicts itself (`contradiction`), whether hardware can do what it says (`physics`, `order`), and last whether other
 machines with the same chip did anything like it (`band`). This very check runs before a submission and on the table.
 """

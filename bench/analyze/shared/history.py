@@ -91,6 +91,33 @@ def files(root: Path) -> Iterator[ResultFile]:
             continue
 
 
+def runs(root: Path) -> dict[str, list[Path]]:
+    """The files that count below a folder of the shared table by their run, which their first lines say."""
+    found: dict[str, list[Path]] = {}
+    for path in current(sorted(path for path in root.rglob("*.jsonl") if place.NAME.fullmatch(path.name))):
+        if (run := _run_of(path)) is not None:
+            found.setdefault(run, []).append(path)
+    return found
+
+
+class _First(msgspec.Struct):
+    """What is needed of a file's first line."""
+
+    kind: Literal["session"]
+    id: str
+
+
+def _run_of(path: Path) -> str | None:
+    """The run in a file; None for what is no plain file, or begins with something else."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.readline(record.MAX_LINE_BYTES), type=_First).id
+    except (OSError, msgspec.MsgspecError, RecursionError):
+        return None
+
+
 def beside(root: Path) -> Callable[[ResultFile], Bands | None]:
     """For `check`: what other machines of the table at `root` measured with a file's chip, each chip read once."""
     bands: dict[str, Bands] = {}

@@ -5,6 +5,7 @@ machine by a hash of its boards, so that a board that moves to another host keep
 the file, so that the name says whether the file is still what was submitted.
 """
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -51,8 +52,17 @@ def chip_name(facts: DeviceFacts) -> str:
 
 def machine(session: Session) -> str:
     """Twelve digits that say which boards these are and nothing else."""
-    boards = sorted(board(session, number) for number in range(len(session.devices)))
-    return hashlib.sha256("\n".join(boards).encode()).hexdigest()[:12]
+    return _digits("\n".join(sorted(board(session, number) for number in range(len(session.devices)))))
+
+
+def one_board(session: Session, number: int) -> str:
+    """The same digits for one of them: of a run on a single device they are the name of its folder."""
+    return _digits(board(session, number))
+
+
+@functools.lru_cache(maxsize=64)
+def _digits(boards: str) -> str:
+    return hashlib.sha256(boards.encode(errors="replace")).hexdigest()[:12]
 
 
 def board(session: Session, number: int) -> str:

@@ -5,8 +5,8 @@ submitted; and what was there before is still there as it was.
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from bench import record
 from bench.analyze.check import Beside, Finding, judge, safety
@@ -19,14 +19,15 @@ from bench.text import plain
 # Beside result files and notices, a table has these at its top, and they are none of a contributor's.
 _PAGES = {"README.md", "schema.json"}
 _NOT_OURS = {"local", "published"}
+Runs = Mapping[str, Sequence[Path]]  # files that count, by their run
 
 
 def check_table(root: Path, paths: Iterable[Path] | None = None) -> list[Finding]:
     """Every finding in these files of the table at `root`; without any, in all of it."""
-    beside = history.beside(root)
+    beside, runs = history.beside(root), history.runs(root)
     found: list[Finding] = []
     for path in everything(root) if paths is None else paths:
-        found += _file(root, path, beside)
+        found += _file(root, path, beside, runs)
     return found
 
 
@@ -60,7 +61,7 @@ def changed(root: Path, differences: Iterable[tuple[str, str]]) -> tuple[list[Pa
     return new, (found if new or any(one.code == "history" for one in found) else [])
 
 
-def _file(root: Path, path: Path, beside: Beside) -> list[Finding]:
+def _file(root: Path, path: Path, beside: Beside, runs: Runs) -> list[Finding]:
     parts = path.relative_to(root).parts
     for above in [path, *list(path.parents)[: len(parts) - 1]]:
         if above.is_symlink():
@@ -78,18 +79,20 @@ def _file(root: Path, path: Path, beside: Beside) -> list[Finding]:
     findings = judge(str(path), content, beside, published=True)
     if any(one.level == "error" for one in findings):
         return findings
-    return [*findings, *_placed(path, parts, content)]
+    return [*findings, *_placed(root, path, content, runs)]
 
 
-def _placed(path: Path, parts: tuple[str, ...], content: bytes) -> Iterator[Finding]:
+def _placed(root: Path, path: Path, content: bytes, runs: Runs) -> Iterator[Finding]:
     file = record.parse(path.name, content)
     expected = place.folder(file.session) / place.file_name(file, content)
-    if expected.parts != parts:
+    if expected != PurePosixPath(path.relative_to(root).as_posix()):
         say = f"by its content it belongs to {expected}: it was edited or moved, let `accelmark submit` place it"
         yield _error(path, "place", say)
-    for other in path.parent.glob("*.jsonl"):
-        if other != path and other in history.current([other]) and _run_of(other) == file.session.id:
-            yield _error(path, "twice", f"the same run as {other.name}: supersede that one, or leave this one out")
+    # In any folder: of two files of one run a table counts the first, so a forged one could stand for a stranger's.
+    for other in runs.get(file.session.id, []):
+        if other != path and path in runs[file.session.id]:
+            say = f"the same run as {other.relative_to(root).as_posix()}: supersede that one, or leave this one out"
+            yield _error(path, "twice", say)
 
 
 def _notice(path: Path) -> Iterator[Finding]:
@@ -122,13 +125,6 @@ def _session(path: Path, file_id: str) -> Session | None:
 
 def _exists(root: Path, notice: Notice) -> bool:
     return any(place.file_id_of(other.name) == notice.by for other in root.rglob("*.jsonl"))
-
-
-def _run_of(path: Path) -> str | None:
-    try:
-        return record.read(path).session.id
-    except BadFile:
-        return None
 
 
 def _links(folder: str, folders: list[str]) -> list[str]:

@@ -204,15 +204,15 @@ def _known(piece: Piece, session: record.Session, supersede: str | None) -> Piec
 
     Raises UserError where the run is there with other content, and is not to be replaced.
     """
-    for path in history.current(sorted(piece.path.parent.glob("*.jsonl"))):
+    for path in history.runs(piece.root).get(session.id, []):
         try:
-            there = record.read(path)
-        except BadFile:
+            there = record.read_bytes(path, links=False)
+            same = _without_receipt(there) == _without_receipt(piece.content)
+        except (BadFile, msgspec.MsgspecError):
             continue
-        if there.session.id != session.id:
-            continue
-        if _without_receipt(path.read_bytes()) == _without_receipt(piece.content):
-            return Piece(root=piece.root, where=piece.where.with_name(path.name), content=path.read_bytes())
+        if same:
+            where = PurePosixPath(path.relative_to(piece.root).as_posix())
+            return Piece(root=piece.root, where=where, content=there)
         known = place.file_id_of(path.name)
         if known != supersede:
             raise UserError(

@@ -1,6 +1,6 @@
 """Ask: from the words of a command line to jobs, and from jobs to the documents that `--json` prints."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ def training(asked: Training, where: Where) -> Document:
     return {
         **answer.document(found),
         "num_layouts": number,
-        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes.values()],
+        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes],
         "verify": _verify_training(chosen.job, asked.model),
     }
 
@@ -101,7 +101,7 @@ def serving(
         output=output, batch=batch, precision=precision or _precision(cluster.chip), weights=weights,
     )  # fmt: skip
     means = evidence.serving_means(replica, where.local, where.in_quarantine)
-    supposed = assumed(where.supposed, cluster.chip)
+    supposed = assumed(where.supposed, cluster.chip, untold=("goodput",))
     found = serving_answer.serving(job, means, supposed)
     if isinstance(found, str):
         raise UserError(f"no estimate: {found}")
@@ -111,7 +111,7 @@ def serving(
             f"{model.name} with {batch} requests of {prompt + output} tokens does not fit on {width} x "
             f"{cluster.chip.name}: {what}; take more devices, --weights int4 or a smaller --batch"
         )
-    document = serving_answer.document(found)
+    document = {**serving_answer.document(found), "num_replicas": cluster.num_devices // width}
     if users:
         share, replicas = serving_answer.replicas_for(found, users, requests_per_hour)
         document["users"] = {
@@ -119,10 +119,7 @@ def serving(
         }  # fmt: skip
     return {
         **document,
-        "assumed": [
-            *_stranger(where.stack, evidence.serves_with(where.stack)),
-            *(note for name, note in supposed.notes.items() if name != "goodput"),
-        ],
+        "assumed": [*_stranger(where.stack, evidence.serves_with(where.stack)), *supposed.notes],
         "verify": _verify_serving(job, model_name),
     }
 
@@ -164,7 +161,7 @@ def planned(
         "scaling_law": f"{scaling.SOURCE}; differences mean more than values",
         "factor80": prediction.interval.factor80 if prediction.interval else None,
         "factor90": prediction.interval.factor90 if prediction.interval else None,
-        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes.values()],
+        "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes],
         "evidence": prediction.evidence,
         "basis": prediction.basis,
         "verify": _verify_training(first.candidate.job, first.candidate.job.model.name),
@@ -192,12 +189,13 @@ def _stranger(stack: str, known: bool) -> list[str]:
     return [] if known or not stack else [f"stack '{stack:.40}' is not known here: taken for one like others"]
 
 
-def assumed(given: dict[str, str | None], chip: Chip) -> Assumptions:
+def assumed(given: dict[str, str | None], chip: Chip, *, untold: Collection[str] = ()) -> Assumptions:
     """Prices and overheads: as given, else by default, the price from the chip's own file or our list."""
     if chip.price_per_hour:
         price = assumptions.Range(low=chip.price_per_hour, high=chip.price_per_hour)
-        return assumptions.assume(given, price, chip.sources.get("price_per_hour", "the chip's own file"))
-    return assumptions.assume(given, *assumptions.listed_price(chip.name))
+        own = chip.sources.get("price_per_hour", "the chip's own file")
+        return assumptions.assume(given, price, own, untold=untold)
+    return assumptions.assume(given, *assumptions.listed_price(chip.name), untold=untold)
 
 
 def _training_job(asked: Training, model: Model, cluster: Cluster, where: Where) -> TrainingJob:

@@ -7,8 +7,8 @@ of its spread comes from each.
 import math
 import random
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Assumptions:
     electricity_price: Range  # a kWh
     pue: Range  # energy of the facility by that of its machines
     carbon_intensity: Range  # kg CO2e a kWh
-    notes: Mapping[str, str] = field(default_factory=dict)  # where each of these comes from, by its name
+    notes: tuple[str, ...] = ()  # where each default comes from
 
 
 DEFAULTS = {
@@ -74,26 +74,36 @@ def parse(text: str, what: str) -> Range:
     return found
 
 
-def assume(given: Mapping[str, str | None], price: Range | None = None, price_source: str = "") -> Assumptions:
-    """The assumptions that were given, the others by default; `price` is what the catalog knows. Raises UserError."""
+def assume(
+    given: Mapping[str, str | None],
+    price: Range | None = None,
+    price_source: str = "",
+    *,
+    untold: Collection[str] = (),
+) -> Assumptions:
+    """The assumptions that were given, the others by default; `price` is what the catalog knows. Raises UserError.
+
+    `untold`: what the answer does not rest on, and so need not repeat.
+    """
     found: dict[str, Range] = {}
-    notes: dict[str, str] = {}
+    notes: list[str] = []
     for name, (default, note) in DEFAULTS.items():
         text = given.get(name)
         found[name] = parse(text, name) if text else default
-        notes[name] = f"{name} {text}: as given" if text else note
+        if name not in untold:
+            notes.append(f"{name} {text}: as given" if text else note)
     if not 0 < found["goodput"].low <= found["goodput"].high <= 1:
         raise UserError("goodput is a share of the time, above 0 and at most 1")
     if found["pue"].low < 1:
         raise UserError("pue is at least 1: a facility draws what its machines draw, and more")
     own = given.get("price_per_hour")
     price = parse(own, "price_per_hour") if own else price
-    notes["price_per_hour"] = (
+    notes.append(
         f"price {own} an hour and device: as given" if own
         else f"price {price.low:g}..{price.high:g} an hour and device: {price_source}" if price
         else "no price is known for this device: give --price-per-hour"
     )  # fmt: skip
-    return Assumptions(**found, price_per_hour=price, notes=notes)
+    return Assumptions(**found, price_per_hour=price, notes=tuple(notes))
 
 
 def listed_price(chip_name: str) -> tuple[Range | None, str]:

@@ -17,6 +17,7 @@ from bench.estimate.prediction import Prediction
 _LARGEST_BATCH = 1024
 # Share of the capacity that may be asked for on average: beyond it queues grow without bound as arrivals bunch.
 BUSY_AT_MOST = 0.7
+JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,9 @@ class ServingAnswer:
     tpot_s: Spread
     tokens_per_s: Spread  # output tokens of all requests, prompts being read in between
     joules_per_token: Spread | None
-    electricity_per_million_tokens: Spread | None
+    electricity_per_million_tokens: Spread | None  # money
     carbon_kg_per_million_tokens: Spread | None
-    money_per_million_tokens: Spread | None
+    money_per_million_tokens: Spread | None  # rent
     reasons: dict[str, str]
 
 
@@ -63,18 +64,18 @@ def serving(job: ServingJob, means: ServingMeans, assumptions: Assumptions) -> S
     else:
         errors = {**error, "power": power.interval}
         joules = devices * power.watts / tokens_per_s * assumptions.pue.middle
+        kwh_per_million = joules * 1e6 / JOULES_PER_KWH
         facility = {"pue": (assumptions.pue, 1.0)}
+        price, grid = assumptions.electricity_price, assumptions.carbon_intensity
         energy = spread(joules, errors, facility)
-        tariff, grid = assumptions.electricity_price, assumptions.carbon_intensity
-        kwh = joules / 3.6  # of a million tokens
-        electricity = spread(kwh * tariff.middle, errors, {**facility, "electricity_price": (tariff, 1.0)})
-        carbon = spread(kwh * grid.middle, errors, {**facility, "carbon_intensity": (grid, 1.0)})
+        electricity = spread(kwh_per_million * price.middle, errors, {**facility, "electricity_price": (price, 1.0)})
+        carbon = spread(kwh_per_million * grid.middle, errors, {**facility, "carbon_intensity": (grid, 1.0)})
     if assumptions.price_per_hour is None:
         reasons["money_per_million_tokens"] = "no price an hour is known for this device: give --price-per-hour"
     else:
-        price = assumptions.price_per_hour
-        cost = devices * price.middle / 3600 / tokens_per_s * 1e6
-        money = spread(cost, error, {"price_per_hour": (price, 1.0)})
+        rent = assumptions.price_per_hour
+        cost = devices * rent.middle / 3600 / tokens_per_s * 1e6
+        money = spread(cost, error, {"price_per_hour": (rent, 1.0)})
     return ServingAnswer(
         job=job,
         prediction=prediction,
@@ -114,6 +115,12 @@ def replicas_for(answer: ServingAnswer, users: int, requests_per_hour: float) ->
 def document(answer: ServingAnswer) -> dict[str, Any]:
     """The answer as `--json` prints it."""
     job = answer.job
+    costs = {
+        "joules_per_token": answer.joules_per_token,
+        "electricity_per_million_tokens": answer.electricity_per_million_tokens,
+        "carbon_kg_per_million_tokens": answer.carbon_kg_per_million_tokens,
+        "money_per_million_tokens": answer.money_per_million_tokens,
+    }
     return {
         "model": job.model.name,
         "num_parameters": job.model.total_parameters,
@@ -136,14 +143,7 @@ def document(answer: ServingAnswer) -> dict[str, Any]:
         "ttft_s": answer.ttft_s.document(),
         "tpot_s": answer.tpot_s.document(),
         "tokens_per_s": answer.tokens_per_s.document(),
-        "joules_per_token": answer.joules_per_token.document() if answer.joules_per_token else None,
-        **{
-            name: one.document() if (one := getattr(answer, name)) else None
-            for name in ("electricity_per_million_tokens", "carbon_kg_per_million_tokens")
-        },
-        "money_per_million_tokens": (
-            answer.money_per_million_tokens.document() if answer.money_per_million_tokens else None
-        ),
+        **{name: figure.document() if figure else None for name, figure in costs.items()},
         "terms": [{"name": term.name, "seconds": term.seconds} for term in answer.prediction.terms],
         "evidence": answer.prediction.evidence,
         "basis": answer.prediction.basis,

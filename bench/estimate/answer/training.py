@@ -139,12 +139,13 @@ def model_flops(job: TrainingJob) -> float:
 
 def advice(job: TrainingJob, need_bytes: float) -> str:
     """What to change when nothing fits, with the numbers."""
+    smaller = {"full": "--method lora or qlora, ", "lora": "--method qlora, "}.get(job.method, "")
     capacity = job.cluster.chip.memory_bytes
     devices = math.ceil(need_bytes / (USABLE * capacity) * job.cluster.num_devices)
     return (
         f"{job.model.name} needs {units.gibibytes(need_bytes)} a device at the least, and {units.percent(USABLE, 0)} "
         f"of {units.gibibytes(capacity)} can be used: take about {devices:,} devices instead of "
-        f"{job.cluster.num_devices}, a shorter --seq, --method lora or qlora, or a smaller model"
+        f"{job.cluster.num_devices}, a shorter --seq, {smaller}or a smaller model"
     )
 
 

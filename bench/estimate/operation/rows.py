@@ -3,7 +3,7 @@
 An operation is estimated from
 
 - the curve of the same source and chip, or of the user's own rows: L0 within the sizes that were measured, else L1;
-- else the curves of others on the same chip, or the datasheet and what relatives reach of theirs (micro_elsewhere.py).
+- else the curves of others on the same chip, or the datasheet and what relatives reach of theirs (elsewhere.py).
 """
 
 import math

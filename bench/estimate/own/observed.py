@@ -96,10 +96,16 @@ def machines(files: Iterable[ResultFile], in_quarantine: Container[Key] = ()) ->
                 rounded = replace(machine, memory_bytes=round((machine.memory_bytes or 0) / 2**30))
                 found.setdefault(alike.setdefault(rounded, machine), []).append((file.session, record))
     made = [_observations(machine, records, in_quarantine) for machine, records in found.items()]
-    made = [one for one in made if one.rows]
-    if not made:
-        raise UserError("nothing was measured in these files: `accelmark run --suite quick` measures what is needed")
-    return sorted(made, key=lambda one: (-len(one.rows), one.machine.name))
+    useful = [one for one in made if one.rows]
+    if not useful:
+        reasons = dict.fromkeys(reason for one in made for reason in one.left_out)
+        why = (
+            f"nothing in these files is evidence: {'; '.join(reasons)}"
+            if reasons
+            else "nothing was measured in these files"
+        )
+        raise UserError(f"{why}: `accelmark run --suite quick` measures what is needed")
+    return sorted(useful, key=lambda one: (-len(one.rows), one.machine.name))
 
 
 def _machine(session: Session, record: Record) -> Machine:

@@ -2,7 +2,7 @@
 
 The coefficients maximise their posterior: errors of the logarithm are normal with the covariance of likeness.py, which
 keeps a source of a thousand rows from outvoting the others, and each coefficient has a prior, wide around what physics
-and datasheets let expect, so that what no row varies stays where it was. training_store.py writes
+and datasheets let expect, so that what no row varies stays where it was. store.py writes
 coefficients/training.json.
 """
 

@@ -1,7 +1,7 @@
 """Training rows: an estimate for each row of a CSV of training measurements, and for a job of one's own.
 
-Physics gives a step (training.py), measured rows of the same or a like stack correct it (likeness.py), a lab's own rows
-most of all. What is stored, coefficients/training.json, comes from training_fit.py.
+Physics gives a step (step.py), measured rows of the same or a like stack correct it (likeness.py), a lab's own rows
+most of all. What is stored, coefficients/training.json, comes from fit.py.
 """
 
 import json
