@@ -296,7 +296,8 @@ def test_a_plan_finds_the_size_that_the_scaling_law_prefers_at_even_efficiency()
     assert found[0].num_parameters == pytest.approx(best.num_parameters, rel=0.4)
     assert found[0].loss == pytest.approx(best.loss, abs=0.02)
     smaller = plan.overtrained(found)
-    assert smaller and all(one.num_parameters < found[0].num_parameters for one in smaller)
+    sizes_of = [one.num_parameters for one in [found[0], *smaller]]
+    assert smaller and sizes_of == sorted(sizes_of, reverse=True)
     assert all(one.tokens > found[0].tokens and one.loss >= found[0].loss for one in smaller)
 
 
@@ -363,6 +364,41 @@ def test_serving_refuses_what_cannot_be_and_knows_its_link():
             bench.estimate_serving(**{**asked, **changes})
     fast, slow = (bench.estimate_serving(**asked, link=link) for link in (None, 1e9))
     assert fast != slow
+
+
+def test_llama_cpp_gives_each_card_some_layers_and_others_split_each_layer():
+    asked = {"model": "falcon-40b", "device": "rtx-4090", "count": 2, "weights": "Q4_K_M"}
+    layers, tensors = (bench.estimate_serving(**asked, stack=stack) for stack in ("llama.cpp", "vllm"))
+    assert [(one["tp"], one["pp"]) for one in (layers, tensors)] == [(1, 2), (2, 1)]
+    assert layers["tpot_s"]["value"] > 1.4 * tensors["tpot_s"]["value"]  # one card works at a time
+    assert layers["evidence"] == "L1"  # the edition that was measured on this card in this format
+    with pytest.raises(UserError, match="more stages than the model has layers, 60"):
+        bench.estimate_serving(**asked | {"count": 64}, stack="llama.cpp")
+
+
+def test_a_precision_of_eight_bits_stores_weights_in_them():
+    asked = {"model": "deepseek-v3", "device": "h200-sxm", "count": 8, "stack": "vllm"}
+    eight = bench.estimate_serving(**asked, precision="fp8")
+    assert eight["weights"] == "fp8"
+    assert eight == bench.estimate_serving(**asked, precision="fp8", weights="fp8")
+    with pytest.raises(UserError, match="do not fit"):
+        bench.estimate_serving(**asked)
+
+
+def test_every_assumption_of_serving_moves_a_figure_and_no_other_is_told():
+    asked = {"model": "llama-3.1-8b", "device": "h100-sxm", "stack": "vllm"}
+    plain = bench.estimate_serving(**asked)
+    figures = {
+        "electricity_price": "electricity_per_million_tokens", "carbon_intensity": "carbon_kg_per_million_tokens",
+        "pue": "joules_per_token", "price_per_hour": "money_per_million_tokens",
+    }  # fmt: skip
+    for name, figure in figures.items():
+        other = bench.estimate_serving(**asked, **{name: "9"})
+        assert other[figure]["value"] > 1.5 * plain[figure]["value"], name
+        assert any(note.startswith(("price" if "hour" in name else name) + " 9") for note in other["assumed"])
+    assert not any("goodput" in note for note in plain["assumed"])
+    kwh = plain["joules_per_token"]["value"] / 3.6  # of a million tokens
+    assert plain["electricity_per_million_tokens"]["value"] == pytest.approx(0.2 * kwh)
 
 
 def test_a_plan_refuses_words_that_it_does_not_know():

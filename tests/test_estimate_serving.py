@@ -186,6 +186,17 @@ def test_windows_bound_what_the_tokens_of_a_prompt_look_at():
     assert latent.attended(1) == 61 * 128 * (2 * 512 + 64) / 2  # scores of 576 and values of 512 for each of 128 heads
 
 
+def test_what_bounds_a_cpu_is_its_memory():
+    """A desktop of 102 GB/s decoded a 7B in four bits at 12.7 to 18.3 tokens/s (results/published, llamacpp_user)."""
+    desktop = dataclasses.replace(
+        chip.find("rtx-3060"), name="desktop", vendor="Intel", architecture="Raptor Lake", num_sms=24,
+        memory_kind="DDR5", memory_bytes=2**36, memory_bytes_per_s=102.4e9, flops_per_s={"fp32": 1.5e12},
+    )  # fmt: skip
+    asked = {"model": model.find("llama-2-7b"), "cluster": Cluster(chip=desktop), "stack": Stack(framework="llama.cpp")}
+    found = predict_job(job(**asked, weights="Q4_K_M", batch=1, prompt=8, output=128))
+    assert 11 < 1 / found.values["pred_tpot_s"] < 22
+
+
 # What is learned
 
 
@@ -463,6 +474,21 @@ def test_two_devices_answer_sooner_than_one_and_four_bits_sooner_than_sixteen():
     cluster = Cluster(chip=chip.find("h100-sxm"), num_devices=2)
     assert predict_job(job(batch=1, cluster=cluster, layout=Layout(tp=2))).values["pred_tpot_s"] < alone
     assert predict_job(job(batch=1, weights="int4")).values["pred_tpot_s"] < alone
+
+
+def test_a_name_of_software_alone_is_the_edition_measured_on_that_chip_in_that_format():
+    groups = list(store.fitted().groups.values())
+
+    def variant(framework: str, weights: str, name: str) -> str:
+        family = inference_jobs.family_of(framework)
+        return stacks.variant_of(groups, family, framework, weights, chip.find(name))
+
+    assert variant("llama.cpp", "Q4_K_M", "rtx-4090") == "llama.cpp (llama-bench)"
+    assert variant("llama.cpp", "full", "mi300x") == "llama.cpp"
+    assert variant("vllm", "fp8", "b200") == "vLLM (ML.ENERGY benchmark v3)"  # and not with attention copied
+    assert variant("vllm", "full", "a100-sxm-40") == "vLLM"
+    assert variant("DeepSpeed-FastGen", "full", "a100-sxm-40") != "DeepSpeed-FastGen"
+    assert variant("mine", "full", "a100-sxm-40") == "mine"
 
 
 # Power

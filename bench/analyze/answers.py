@@ -72,12 +72,25 @@ def plan(document: Document) -> list[str]:
     if document["what_if"]:
         lines += ["what would change it:", tabulate(_HEADERS, [_trained(row) for row in document["what_if"]]), ""]
     if document["elsewhere"]:
-        lines += ["the first of these elsewhere:", tabulate(*_elsewhere(document["elsewhere"])), ""]
+        lines += [
+            "the same run as the first row, on other devices, the cheapest to rent first:",
+            tabulate(*_elsewhere(document["elsewhere"])),
+            "",
+        ]
+    lines += _LEGEND
+    if factor := document["factor80"]:
+        wide = f", {document['factor90']:.2f} in nine" if document["factor90"] else ""
+        lines += [f"how sure: tokens are right within a factor of {factor:.2f} in eight of ten such plans{wide}"]
     lines += [f"rent or buy: {plain(document['rent_or_buy'], 300)}"]
     lines += [f"loss: {plain(document['scaling_law'], 300)}"]
     return [*lines, *_basis(document)]
 
 
+_LEGEND = [
+    "least loss: the best model that these machines reach; smaller, longer: nearly as good, cheaper to run ever after",
+    "layout: dp devices with a copy of the model each, tp that share each layer, pp that have some layers each; zero1, "
+    "zero2, zero3: copies share the optimizer's states, gradients too, weights too",
+]
 _HEADERS = ["", "model", "tokens", "tok/param", "loss", "days", "layout", "tok/s"]
 
 

@@ -85,13 +85,19 @@ def serving(
         raise UserError(f"no weights are stored as '{weights:.40}': there are {', '.join(WEIGHT_BYTES)}")
     model, cluster = model_of(model_name), cluster_of(where)
     width = tp or cluster.num_devices
-    if model.num_attention_heads % width:
+    by_layers = evidence.splits_by_layers(where.stack)
+    if by_layers and width > model.num_hidden_layers:
+        raise UserError(f"{width} devices are more stages than the model has layers, {model.num_hidden_layers}")
+    if not by_layers and model.num_attention_heads % width:
         raise UserError(f"tp {width} does not divide the {model.num_attention_heads} attention heads")
     if cluster.num_devices % width:
         raise UserError(f"tp {width} does not divide the {cluster.num_devices} devices")
     replica = replace(cluster, num_devices=width)
+    layout = Layout(pp=width) if by_layers else Layout(tp=width)
+    if weights == "full" and precision in ("fp8", "fp4"):
+        weights = precision
     job = ServingJob(
-        model=model, cluster=replica, layout=Layout(tp=width), stack=Stack(framework=where.stack), prompt=prompt,
+        model=model, cluster=replica, layout=layout, stack=Stack(framework=where.stack), prompt=prompt,
         output=output, batch=batch, precision=precision or _precision(cluster.chip), weights=weights,
     )  # fmt: skip
     means = evidence.serving_means(replica, where.local, where.in_quarantine)
@@ -153,6 +159,8 @@ def planned(
         "elsewhere": elsewhere[:8],
         "rent_or_buy": _rent_or_buy(supposed, means, first, purchase),
         "scaling_law": f"{scaling.SOURCE}; differences mean more than values",
+        "factor80": prediction.interval.factor80 if prediction.interval else None,
+        "factor90": prediction.interval.factor90 if prediction.interval else None,
         "assumed": [*_stranger(where.stack, bool(habits(where.stack).framework)), *supposed.notes],
         "evidence": prediction.evidence,
         "basis": prediction.basis,

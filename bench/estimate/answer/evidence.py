@@ -67,6 +67,13 @@ def serves_with(stack: str) -> bool:
     return family_of(stack) in {one.framework for one in store.fitted().groups.values()}
 
 
+def splits_by_layers(stack: str) -> bool:
+    """Whether this software gives each device some layers whole, as llama.cpp does unless told otherwise."""
+    from bench.estimate.serving.jobs import BY_LAYERS, family_of
+
+    return family_of(stack) in BY_LAYERS
+
+
 def calibrated(
     cluster: Cluster, own: "Sequence[ResultFile]", in_quarantine: "Container[Key]" = ()
 ) -> "Calibration | None":

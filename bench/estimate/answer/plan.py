@@ -156,7 +156,7 @@ def overtrained(found: Sequence[Trained]) -> list[Trained]:
         smaller = [one for one in found if one.num_parameters < 0.75 * centre and one not in picked]
         if smaller:
             picked.append(min(smaller, key=lambda one: abs(log(one.num_parameters / (factor * centre)))))
-    return picked
+    return sorted(picked, key=lambda one: -one.num_parameters)
 
 
 def what_if(

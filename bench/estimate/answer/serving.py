@@ -127,6 +127,7 @@ def document(answer: ServingAnswer) -> dict[str, Any]:
         "device": job.cluster.chip.name,
         "num_devices": job.cluster.num_devices,
         "tp": job.layout.tp,
+        "pp": job.layout.pp,
         "weights": job.weights,
         "precision": job.precision,
         "batch": job.batch,

@@ -32,7 +32,8 @@ _REQUESTS = {
     (128, 128): 30000.0, (128, 2048): 3000.0, (500, 2000): 3000.0, (1000, 1000): 3000.0, (2048, 128): 3000.0,
     (128, 4096): 1500.0, (1000, 2000): 1500.0, (2048, 2048): 1500.0, (5000, 500): 1500.0, (20000, 2000): 1000.0,
 }  # fmt: skip
-_COPIED = ", attention copied"
+COPIED = ", attention copied"
+BY_LAYERS = ("llama.cpp",)  # software that gives each device some layers whole
 # trtllm-bench takes 4,096 sequences at most (tensorrt_llm/bench/build/tuning.py).
 _MOST_SEQUENCES = {"tensorrt-llm": 4096}
 _MOST = {
@@ -79,7 +80,7 @@ class Case:
     @property
     def block(self) -> str:
         """Rows of one sweep: same stack, model and number of devices. Such rows stand or fall together."""
-        stack = self.stack.key.replace(_COPIED, "")
+        stack = self.stack.key.replace(COPIED, "")
         return f"{self.source}|{stack}|{self.job.footprint.name}|{self.job.devices}"
 
 
@@ -122,7 +123,7 @@ def read(row: Row) -> Case | str:
     whole_attention = bool(model.experts) and tp > 1 and (source == "trtllm" or _data_parallel(row) > 1)
     requests = _REQUESTS.get((round(prompt), round(output)), math.inf) if source == "trtllm" else math.inf
     # vLLM's data-parallel attention goes in lockstep, on paths of its own: another stack in all but name.
-    variant = framework + _COPIED if whole_attention and source != "trtllm" else framework
+    variant = framework + COPIED if whole_attention and source != "trtllm" else framework
     eager = family in ("hf", "pytorch")
     return Case(
         kind=kind,
@@ -249,7 +250,7 @@ def _layout(row: Row, devices: int, family: str) -> tuple[int, int]:
         stages = 2
     elif pp is not None:
         stages = max(1, round(pp))
-    elif "pipeline" in note or "[pp]" in note or family == "llama.cpp":
+    elif "pipeline" in note or "[pp]" in note or family in BY_LAYERS:
         stages = devices
     else:
         stages = 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.chip import Chip
 from bench.estimate.serving.figures import Table, figures
-from bench.estimate.serving.jobs import Stack
+from bench.estimate.serving.jobs import COPIED, Stack
 from bench.estimate.serving.step import NAMES, Rates
 
 # What is expected of a stack of which nothing is known, and how far it may be off, as logarithms.
@@ -175,10 +175,11 @@ def fit(
 
 
 def variant_of(groups: Sequence[Group], family: str, framework: str, weights: str, chip: Chip) -> str:
-    """The edition of that software that most rows speak of, on this chip where there are any; else its own name."""
-    if any(one.variant == framework for one in groups):
-        return framework
-    kin = [one for one in groups if one.framework == family]
-    if not kin:
+    """The edition of that software that most rows speak of, with this chip and format where there are any.
+
+    A name that says more than which software it is stands for itself; attention that is copied must be asked for.
+    """
+    kin = [one for one in groups if one.framework == family and COPIED not in one.variant]
+    if not kin or (framework.lower() != family and any(one.variant == framework for one in kin)):
         return framework
     return max(kin, key=lambda one: (one.chip == chip.name, one.weights == weights, one.rows)).variant

@@ -52,6 +52,7 @@ _CHUNK = 512.0  # tokens of a prompt that go through a pipeline together; llama.
 # Kernels that a GPU holds in waiting before a launch blocks the host: some 1,000, as users of CUDA found out (NVIDIA's
 # forum, topic 68937).
 _QUEUE = 1024.0
+_FEW_TOKENS = 64.0  # up to which llama.cpp multiplies weights without writing them out; MMQ_MAX_BATCH_SIZE of May 2024
 _COPIES = 4.0  # chunks that llama.cpp has under way at most; GGML_SCHED_MAX_COPIES
 # Bytes/s each way where the sheet gives no link: that of sixteen lanes of PCIe, less its overhead; 3.0, 4.0 and 5.0.
 _LANES = {"Pascal": 12.5e9, "Volta": 12.5e9, "Turing": 12.5e9, "Hopper": 50e9, "Blackwell": 50e9}
@@ -252,7 +253,12 @@ def _rate_by_relatives(chip: Chip) -> float:
 
 
 def sm_clocks_per_s(chip: Chip) -> float | None:
-    """Clocks a second of all SMs (compute units, cores) together, from the FP32 rate; None where no sheet gives it."""
+    """Clocks a second of all SMs (compute units, cores) together, from the FP32 rate; None where no sheet gives it.
+
+    None too for processors on memory modules, a CPU's: few cores, which fetch ahead and so are never what bounds it.
+    """
+    if (chip.memory_kind or "").startswith("DDR"):
+        return None
     rate = chip.flops_per_s.get("fp32") if chip.flops_per_s else _rate_by_relatives(chip)
     if not rate:
         return None
@@ -292,7 +298,10 @@ def ideal(job: Serving) -> Ideal:
     scores = job.score_passes * job.prompt**2 * wanted * model.query_values / _HEAD_DIM * element
     unpacked = 0.0
     if job.unpacks and size < 2.0:
-        unpacked = (size + 4.0) * model.parameters_read(_CHUNK) * max(1.0, prompt_tokens / _CHUNK)
+        # Experts that get few tokens of a chunk are multiplied as they are.
+        few = model.experts and _CHUNK * model.experts_per_token / model.experts <= _FEW_TOKENS
+        written = model.dense_parameters if few else model.parameters_read(_CHUNK)
+        unpacked = (size + 4.0) * written * max(1.0, prompt_tokens / _CHUNK)
     return Ideal(
         prefill_flops=(
             2.0
