@@ -1,5 +1,6 @@
 """Physics: what hardware cannot have done is refused or set apart, with its numbers; what it can do passes."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,17 @@ def test_a_larger_product_is_not_faster(build: Any, judged: Any) -> None:
     assert judged([*rounds(build, 1e-3, params=small), *rounds(build, 2e-3, params=large)]) == []
     noisy = [timed(build, step_s, params=small, round=n) for n, step_s in enumerate((1e-3, 2e-3, 4e-3))]
     assert judged([*noisy, *rounds(build, 1.5e-3, params=large)]) == []  # their spread explains it
+
+
+def test_thousands_of_sizes_take_no_minutes(build: Any, judged: Any) -> None:
+    """All pairs of 4,000 took two minutes of a processor, and would have given millions of findings."""
+    sizes = [{**BF16, "m": 64 + number, "n": 64, "k": 64} for number in range(1500)]
+    records = [timed(build, 1e-2 / (number + 1), params=params) for number, params in enumerate(sizes)]
+    started = time.process_time()
+    found = [one for one in judged(records) if one.code == "order"]
+    assert time.process_time() - started < 10  # all pairs of 4,000 took 119
+    assert len(sizes) / 2 < len(found) < len(sizes)
+    assert "other larger cases are faster too" in found[0].message
 
 
 def test_a_batch_that_costs_far_more_than_its_share_is_worth_a_note(build: Any, judged: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from bench.analyze.check.finding import Doubt
 from bench.analyze.summary import Summary
@@ -11,6 +12,20 @@ LARGER, FASTER, MOST_SPREAD = 1.5, 1.10, 0.5
 # A larger batch shares what it reads, so it costs at most its share of more; beyond this something gave out.
 WORSE = 1.5
 _BATCH = ("batch", "tokens", "rows")
+# A suite has some tens of sizes of a kind, and each is set beside all larger ones. A hostile file has thousands, whose
+# pairs took two minutes: then beside so many, evenly chosen.
+MOST_BESIDE = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sized:
+    """A case with what pairs are judged by, computed once."""
+
+    case: Summary
+    flops: float
+    bytes: float
+    step_s: float
+    noise: float
 
 
 def doubts(summaries: Sequence[Summary]) -> Iterator[Doubt]:
@@ -20,10 +35,10 @@ def doubts(summaries: Sequence[Summary]) -> Iterator[Doubt]:
         if one.step_s is not None:
             groups.setdefault(_kind(one), []).append(one)
     for group in groups.values():
-        ordered = sorted(group, key=lambda one: (one.first.work.cost().flops, one.first.work.bytes))
+        ordered = sorted(map(_sized, group), key=lambda one: (one.flops, one.bytes))
         for place, small in enumerate(ordered):
-            for large in ordered[place + 1 :]:
-                yield from _pair(small, large)
+            larger = ordered[place + 1 :]
+            yield from _beside(small, larger[:: -(-len(larger) // MOST_BESIDE) or 1])
 
 
 def _kind(one: Summary) -> str:
@@ -35,28 +50,43 @@ def _kind(one: Summary) -> str:
     return json.dumps((*parts, identity.duty, sorted(sizes)), sort_keys=True)
 
 
-def _pair(small: Summary, large: Summary) -> Iterator[Doubt]:
-    assert small.step_s is not None and large.step_s is not None
-    noise = sum(min(one.spread or 0.0, MOST_SPREAD) for one in (small, large))
-    if _more(small, large) and large.step_s * (FASTER + noise) < small.step_s:
-        say = f"{small.step_s:.4g} s, and {large.case}, which is more work, takes {large.step_s:.4g} s"
+def _sized(one: Summary) -> _Sized:
+    assert one.step_s is not None
+    noise = min(one.spread or 0.0, MOST_SPREAD)
+    return _Sized(
+        case=one, flops=one.first.work.cost().flops, bytes=one.first.work.bytes, step_s=one.step_s, noise=noise
+    )
+
+
+def _beside(small: _Sized, larger: Sequence[_Sized]) -> Iterator[Doubt]:
+    """What is wrong with a case beside larger ones: one doubt of each kind, that names the worst of them."""
+    faster = [
+        large for large in larger
+        if large.step_s * (FASTER + small.noise + large.noise) < small.step_s and _more(small, large)
+    ]  # fmt: skip
+    if faster:
+        worst = min(faster, key=lambda one: one.step_s)
+        say = f"{small.step_s:.4g} s, and {worst.case.case}, which is more work, takes {worst.step_s:.4g} s"
+        say += f", and {len(faster) - 1} other larger cases are faster too" if len(faster) > 1 else ""
+        records = [record for one in (small, *faster) for record in one.case.valid]
         yield Doubt(
-            level="quarantine", code="order", records=(*small.valid, *large.valid),
-            message=f"{small.case}: {say}: one of them is wrong; measure both again in one run",
+            level="quarantine", code="order", records=tuple(records),
+            message=f"{small.case.case}: {say}: one of them is wrong; measure both again in one run",
         )  # fmt: skip
-    growth = _batches(small, large)
-    if growth and large.step_s > small.step_s * growth * (WORSE + noise):
-        say = f"{growth:g} times the batch of {small.case} takes {large.step_s / small.step_s:.2f} times as long"
-        hint = "memory may have run out, or the smaller case may have stayed in a cache"
-        yield Doubt(level="note", code="batch", message=f"{large.case}: {say}: {hint}", records=tuple(large.valid))
+    for large in larger:
+        growth = _batches(small.case, large.case) if large.step_s > small.step_s * WORSE else None
+        if growth and large.step_s > small.step_s * growth * (WORSE + small.noise + large.noise):
+            times = f"{large.step_s / small.step_s:.2f} times as long"
+            say = f"{growth:g} times the batch of {small.case.case} takes {times}"
+            hint = "memory may have run out, or the smaller case may have stayed in a cache"
+            message = f"{large.case.case}: {say}: {hint}"
+            yield Doubt(level="note", code="batch", message=message, records=tuple(large.case.valid))
+            return
 
 
-def _more(small: Summary, large: Summary) -> bool:
+def _more(small: _Sized, large: _Sized) -> bool:
     """Whether the larger case does clearly more arithmetic and moves clearly more bytes, of what either does at all."""
-    pairs = [
-        (small.first.work.cost().flops, large.first.work.cost().flops),
-        (small.first.work.bytes, large.first.work.bytes),
-    ]
+    pairs = [(small.flops, large.flops), (small.bytes, large.bytes)]
     counted = [(less, more) for less, more in pairs if less or more]
     return bool(counted) and all(less > 0 and more >= LARGER * less for less, more in counted)
 

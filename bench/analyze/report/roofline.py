@@ -1,5 +1,7 @@
 """Roofline: every workload under the roofs of its own device (Williams, Waterman & Patterson 2009)."""
 
+import textwrap
+
 from bench import units
 from bench.analyze.report import svg
 from bench.analyze.report.evidence import Evidence, Kind, Middle, Result
@@ -9,6 +11,7 @@ from bench.text import plain
 
 _FAMILIES = ("matrix products", "attention", "other operations", "whole models")
 _TYPES = 3  # as many flat roofs can be told apart in one picture
+_LINE = 52  # characters under a panel, in the larger letters of a phone
 
 
 def figure(evidence: Evidence) -> Figure:
@@ -83,9 +86,9 @@ def _panel(kind: Kind) -> tuple[Panel, Body] | None:
     legend = svg.key([(family, _FAMILIES[family]) for family in families], plot.height + 6)
     said = [f"{plain(dtype, 14)} {units.scaled(peak, 'FLOP/s')}" for dtype, peak in roofs.items()]
     said.append(f"copy {units.scaled(copy, 'B/s')}")
-    legend += svg.line(f"measured: {', '.join(said[:2])}", plot.height + 36)
-    legend += svg.line(", ".join(said[2:]), plot.height + 49)
-    return panel(plot, f"{len(points)} cases of {kind.name} under its roofs.", legend, 56), [
+    lines = textwrap.wrap(f"measured: {', '.join(said)}", _LINE)
+    legend += "".join(svg.line(one, plot.height + 36 + 13 * place) for place, one in enumerate(lines))
+    return panel(plot, f"{len(points)} cases of {kind.name} under its roofs.", legend, 30 + 13 * len(lines)), [
         [
             kind.name,
             plain(one.row["case"]),

@@ -179,9 +179,9 @@ class Plot:
         for value, words in self.x.ticks:
             across = _at(self.at(value, self.y.low)[0])
             drawn.append(f'<path class="g" d="M{across} {self.top}V{floor}"/>')
-            drawn.append(f'<text x="{across}" y="{floor + 14}" text-anchor="middle">{text(words)}</text>')
+            drawn.append(f'<text x="{across}" y="{floor + 17}" text-anchor="middle">{text(words)}</text>')
         middle = _at((self.left + right) / 2)
-        drawn.append(f'<text x="{middle}" y="{floor + 32}" text-anchor="middle">{text(self.x.title)}</text>')
+        drawn.append(f'<text x="{middle}" y="{floor + 33}" text-anchor="middle">{text(self.x.title)}</text>')
         if self.rows:
             return drawn + [
                 f'<text x="{self.left - 8}" y="{_at(self.at(self.x.low, height)[1] + 4)}" text-anchor="end">'

@@ -66,7 +66,7 @@ def conditions(kind: Kind) -> str:
         count(len(kind.machines), "machine"),
         count(len(sessions), "run"),
         days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
-        count(sum(len(machine.latest) for machine in kind.machines), "result"),
+        count(sum(len(machine.latest) for machine in kind.machines), "case"),
     ]
     limits = sorted(
         {round(limit) for machine in kind.machines if (limit := machine.facts.readings.get("power_limit_w"))}
@@ -206,5 +206,7 @@ def who(evidence: Evidence) -> str:
     """What machines these are, as one sentence."""
     machines = count(len(evidence.machines), "machine")
     kinds = f" of {len(evidence.kinds)} kinds" if len(evidence.kinds) > 1 else ""
-    results = count(sum(len(machine.latest) for _, machine in evidence.machines), "result")
-    return f"{machines}{kinds}, {results} from {count(evidence.num_files, 'file')}."
+    cases = sum(len(machine.latest) for _, machine in evidence.machines)
+    results = sum(len(machine.results) for _, machine in evidence.machines)
+    latest = f"; of each case the latest is drawn, {cases} of them" if results > cases else ""
+    return f"{machines}{kinds}, {count(results, 'result')} from {count(evidence.num_files, 'file')}{latest}."
