@@ -23,6 +23,8 @@ from bench.device import Device, Step
 from bench.device.cpu import Cpu
 from bench.errors import Unsupported, UserError
 from bench.workload import FLOATS, Scalar, Workload
+from workloads import _slope
+from workloads.models.transformer import Transformer
 
 WORKLOADS = workload.names()
 
@@ -444,6 +446,54 @@ def test_heads_that_rotate_have_two_halves() -> None:
 def test_training_that_learns_nothing_is_caught(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
     assert cpu.prepare(case_of("train_step")).error() == math.inf
+
+
+@pytest.mark.parametrize("name", ["train_step", "moe_train_step", "finetune_step"])
+@pytest.mark.parametrize("spoil", [lambda gradient: 1.05 * gradient, torch.zeros_like, lambda _: None])
+def test_a_wrong_gradient_of_one_weight_is_caught(
+    name: str, spoil: Any, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the weight with the largest gradient in the check, as a wrong kernel of the backward pass would leave it."""
+    right, spoiled = _slope.slope_error, []
+
+    def slope_error(loss: Any, reference: Any, parameters: Any, **how: Any) -> float:
+        def with_spoilt_backward() -> Any:
+            value = loss()
+            plain = value.backward
+
+            def backward() -> None:
+                plain()
+                largest = max(parameters, key=lambda parameter: float(parameter.grad.norm()))
+                largest.grad = spoil(largest.grad)
+                spoiled.append(largest)
+
+            value.backward = backward
+            return value
+
+        return right(with_spoilt_backward, reference, parameters, **how)
+
+    monkeypatch.setattr(_slope, "slope_error", slope_error)
+    cpu.seed(0)
+    case = case_of(name)
+    assert cpu.prepare(case).error() > case.tolerance()
+    assert spoiled
+
+
+def test_a_prompt_s_check_sees_what_follows_the_last_keys(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Transformer.next_logits
+    monkeypatch.setattr(Transformer, "next_logits", lambda self, *inputs: right(self, *inputs) * 1.05)
+    assert cpu.prepare(case_of("prefill")).error() > case_of("prefill").tolerance()
+
+
+def test_a_decoding_s_check_sees_every_sequence(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Transformer.next_logits
+
+    def wrong_at_the_end(self: Any, *inputs: Any) -> torch.Tensor:
+        logits_BV = right(self, *inputs)
+        return torch.cat((logits_BV[:-1], 1.05 * logits_BV[-1:]))
+
+    monkeypatch.setattr(Transformer, "next_logits", wrong_at_the_end)
+    assert cpu.prepare(case_of("decode", batch=2)).error() > case_of("decode").tolerance()
 
 
 # The data
