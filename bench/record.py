@@ -439,7 +439,7 @@ def read_bytes(path: str | os.PathLike[str], *, most_bytes: int | None = None, l
         raise BadFile(f"{path.name}: {error.strerror}") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BadFile(f"{path.name}: not a regular file")
+            raise BadFile(f"{path.name or path}: not a regular file")
         parts, left = [], most_bytes + 1
         while left and (part := os.read(descriptor, min(left, 1 << 20))):
             parts.append(part)
