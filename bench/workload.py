@@ -222,10 +222,9 @@ def parse(name: str, key: str, text: str) -> Scalar:
             return units.parse_count(text)
         return kind(text)  # type: ignore[no-any-return]
     except (ValueError, KeyError, UserError):
-        needed = _KINDS[kind]
-        if kind is int and re.fullmatch(r"\s*-\d+\s*", text):
-            needed = f"{find(name)._least(key)} or more"
-        raise UserError(f"{key}={text}: {name} needs {needed} there") from None
+        if kind is int and re.fullmatch(r"\s*-?\d+\s*", text):
+            raise UserError(f"{key}={text:.80}: must be from {find(name)._least(key)} to 2**53") from None
+        raise UserError(f"{key}={text:.80}: {name} needs {_KINDS[kind]} there") from None
 
 
 @cache

@@ -297,7 +297,7 @@ def test_where_nothing_is_left_the_table_says_so(accelmark: Command, planted: Pa
         (["run", "matmul", "--suite", "quick", "--model", "tiny"], "no workload of this run has a parameter 'model'"),
         (["run", "matmul", "--suite", "quick", "--set", "mm=3"], "'mm': there are dtype, duty, k, layout, m, n"),
         (["run", "matmul", "--suite", "quick", "--set", "m=many"], "m=many: matmul needs a whole number there"),
-        (["run", "matmul", "--suite", "quick", "--set", "m=-4"], "m=-4: matmul needs 1 or more there"),
+        (["run", "matmul", "--suite", "quick", "--set", "m=-4"], "m=-4: must be from 1 to 2**53"),
         (["run", "matmul", "--dry-run", "--out", "."], ". is a folder: name a file in it"),
         (["run", "matmul", "--suite", "quick", "--set", "dtype=float8"], "dtype='float8'"),
         (["run", "matmul", "--suite", "quick", "--set", "m=0"], "m=0: must be"),

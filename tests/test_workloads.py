@@ -23,6 +23,8 @@ from bench.device import Device, Step
 from bench.device.cpu import Cpu
 from bench.errors import Unsupported, UserError
 from bench.workload import FLOATS, Scalar, Workload
+from workloads import _slope
+from workloads.models.transformer import Transformer
 
 WORKLOADS = workload.names()
 
@@ -446,6 +448,54 @@ def test_training_that_learns_nothing_is_caught(cpu: Device, monkeypatch: pytest
     assert cpu.prepare(case_of("train_step")).error() == math.inf
 
 
+@pytest.mark.parametrize("name", ["train_step", "moe_train_step", "finetune_step"])
+@pytest.mark.parametrize("spoil", [lambda gradient: 1.05 * gradient, torch.zeros_like, lambda _: None])
+def test_a_wrong_gradient_of_one_weight_is_caught(
+    name: str, spoil: Any, cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the weight with the largest gradient in the check, as a wrong kernel of the backward pass would leave it."""
+    right, spoiled = _slope.slope_error, []
+
+    def slope_error(loss: Any, reference: Any, parameters: Any, **how: Any) -> float:
+        def with_spoilt_backward() -> Any:
+            value = loss()
+            plain = value.backward
+
+            def backward() -> None:
+                plain()
+                largest = max(parameters, key=lambda parameter: float(parameter.grad.norm()))
+                largest.grad = spoil(largest.grad)
+                spoiled.append(largest)
+
+            value.backward = backward
+            return value
+
+        return right(with_spoilt_backward, reference, parameters, **how)
+
+    monkeypatch.setattr(_slope, "slope_error", slope_error)
+    cpu.seed(0)
+    case = case_of(name)
+    assert cpu.prepare(case).error() > case.tolerance()
+    assert spoiled
+
+
+def test_a_prompt_s_check_sees_what_follows_the_last_keys(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Transformer.next_logits
+    monkeypatch.setattr(Transformer, "next_logits", lambda self, *inputs: right(self, *inputs) * 1.05)
+    assert cpu.prepare(case_of("prefill")).error() > case_of("prefill").tolerance()
+
+
+def test_a_decoding_s_check_sees_every_sequence(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Transformer.next_logits
+
+    def wrong_at_the_end(self: Any, *inputs: Any) -> torch.Tensor:
+        logits_BV = right(self, *inputs)
+        return torch.cat((logits_BV[:-1], 1.05 * logits_BV[-1:]))
+
+    monkeypatch.setattr(Transformer, "next_logits", wrong_at_the_end)
+    assert cpu.prepare(case_of("decode", batch=2)).error() > case_of("decode").tolerance()
+
+
 # The data
 
 
@@ -718,9 +768,15 @@ def test_an_unknown_workload_brings_its_near_misses() -> None:
             workload.find(hidden)
 
 
-@pytest.mark.parametrize("text", ["abc", "1.5", "1.0005K", "4Ki", "-1", "", "1e3", "0x10", "²", "9" * 5000])
+@pytest.mark.parametrize("text", ["abc", "1.5", "1.0005K", "4Ki", "", "1e3", "0x10", "²"])
 def test_a_value_that_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"^m=.*: matmul needs a whole number there$"):
+        workload.parse("matmul", "m", text)
+
+
+@pytest.mark.parametrize("text", ["-1", "9" * 5000])
+def test_a_number_that_no_size_can_be_says_what_it_can_be(text: str) -> None:
+    with pytest.raises(UserError, match=r"^m=.{1,80}: must be from 1 to 2\*\*53$"):
         workload.parse("matmul", "m", text)
 
 

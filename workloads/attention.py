@@ -93,7 +93,7 @@ class Attention(Workload):
             run()
             if not all(bool(result.isfinite().all()) for result in kept):
                 return float("inf")
-            if self.backend not in ("auto", backend_of(run)):
+            if self.backend != "auto" and backend_of(run) != self.backend:
                 return float("inf")  # right, but not what was asked for
             grouped = [[x[-1].unflatten(0, (self.num_kv_heads, -1)) for x in some] for some in (kept, inputs, incoming)]
             # The reference of one group at a time fits in memory.

@@ -66,7 +66,7 @@ class Prefill(Workload):
         from workloads._reference import poison
         from workloads.models.mlp import recorded_choices
         from workloads.models.quantized import quantize
-        from workloads.models.reference import reference_layers
+        from workloads.models.reference import reference_head, reference_layers
         from workloads.models.transformer import Transformer, empty_caches
 
         shape = stack(self.model, self.layers)
@@ -86,15 +86,18 @@ class Prefill(Workload):
                 return next_logits(tokens_BS, caches, 0)
 
         def error() -> float:
-            # Keys and values of the last layer depend on every layer before; the first tokens see no later ones.
+            # Keys and values of the last layer depend on every layer before; the first tokens see no later ones. What
+            # follows them, and the head, show in the logits of these first tokens alone.
             poison(*(tensor for cache in caches for tensor in cache.parts))
             short = min(self.prompt, 16)
             with recorded_choices(transformer), torch.no_grad():
                 if not bool(transformer.next_logits(tokens_BS, caches, 0).isfinite().all()):
                     return float("inf")
-                *_, (keys, values, _) = reference_layers(transformer, tokens_BS[0, :short])
-            pairs = zip(caches[-1].parts, (keys, values), strict=True)
-            return max(relative_error(part[0, ..., :short, :], expected) for part, expected in pairs)
+                *_, (keys, values, x_SE) = reference_layers(transformer, tokens_BS[0, :short])
+                pairs = zip(caches[-1].parts, (keys, values), strict=True)
+                worst = max(relative_error(part[0, ..., :short, :], expected) for part, expected in pairs)
+                logits_BV = transformer.next_logits(tokens_BS[:, :short], caches, 0)
+                return max(worst, relative_error(logits_BV[0], reference_head(transformer, x_SE[-1:])[0]))
 
         told: Facts = {"kernel": ", ".join(sorted(kernels))} if kernels else {}
         return Step(run=run, error=error, facts=lambda: facts() | told)

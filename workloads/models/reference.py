@@ -60,6 +60,11 @@ def reference_layers(transformer: "Transformer", tokens_S: Tensor) -> Iterator[t
 def reference_logits(transformer: "Transformer", tokens_S: Tensor) -> Tensor:
     """Logits [S, V] in float64; see `reference_layers`."""
     *_, (_, _, x_SE) = reference_layers(transformer, tokens_S)
+    return reference_head(transformer, x_SE)
+
+
+def reference_head(transformer: "Transformer", x_SE: Tensor) -> Tensor:
+    """Logits [S, V] of the stream behind the last layer."""
     logits_SV = _linear(transformer.head, _norm(transformer.norm, x_SE))
     cap = transformer.model.logit_softcap
     return logits_SV if cap is None else (logits_SV / cap).tanh() * cap
