@@ -146,6 +146,19 @@ def test_experts_cost_launches_and_traffic_where_they_are():
     assert activation == pytest.approx(2 * 4096 * 32 * 2 * 8 * (14336 - 1))
 
 
+def test_an_expert_is_summed_and_stepped_by_those_that_hold_it():
+    mixtral = model.find("mixtral-8x7b")
+    experts = mixtral.num_expert_layers * 8 * mixtral.expert_matmul_parameters
+    rest = mixtral.total_parameters - experts
+    once = {"model": mixtral, "cluster": Cluster(chip=chip.find("h100-sxm"), num_devices=8), "global_batch": 8}
+    alone = work.of(job(layout=Layout(dp=8, ep=8, sharding="zero1"), **once))
+    assert alone.optimizer_bytes == pytest.approx(rest * (30 / 8 + 4) + experts / 8 * (30 + 8))  # nobody else has them
+    assert alone.reduce_link_bytes == pytest.approx(rest * (4 + 2) * 7 / 8)
+    pairs = work.of(job(layout=Layout(dp=8, ep=4, sharding="zero1"), **once))
+    assert pairs.optimizer_bytes == pytest.approx(rest * (30 / 8 + 4) + experts / 4 * (30 / 2 + 4))
+    assert pairs.reduce_link_bytes == pytest.approx((rest * 7 / 8 + experts / 4 / 2) * (4 + 2))
+
+
 @pytest.mark.parametrize(
     ("name", "device", "devices", "pp", "ep", "batch", "precision", "tokens_per_s"),
     # No rows of ours. Mixtral: 468 TFLOP/s on 128 H100 (NVIDIA, Megatron-Core 0.9, package moe), where a token has 80.5

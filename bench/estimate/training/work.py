@@ -287,14 +287,12 @@ def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> 
     sent = (4 + 2 * again) * hidden / layout.tp * share.layers * model.num_expert_layers / model.num_blocks
     expert = _exchange(job, sent, model.num_experts_per_tok or 0)
     gather = Wire()
-    if job.layout.sharding == "zero3":
-        held = _local_parameters(job)
+    if layout.sharding == "zero3":
         # Gathered forward and backward, gradients scattered; a frozen weight has no gradient.
         times = 3 if job.method in ("pretrain", "full") else 2
-        gather = _all_gather(job, times * held * width, layout.dp * layout.cp, layout.tp)
-    elif job.layout.sharding == "zero2":  # who keeps a share of the gradients alone reduces them each time
-        summed = _local_parameters(job) * _trained_share(job) * _gradient_bytes(job)
-        gather = _all_gather(job, summed, layout.dp * layout.cp, layout.tp)
+        gather = _among_replicas(job, times * width)
+    elif layout.sharding == "zero2":  # who keeps a share of the gradients alone reduces them each time
+        gather = _among_replicas(job, _trained_share(job) * _gradient_bytes(job))
     stage = Wire()
     if layout.pp > 1:
         boundary = 2 * hidden / layout.tp * layout.virtual_stages
@@ -314,20 +312,19 @@ def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> 
 
 def _once_a_step(job: TrainingJob, width: int) -> dict[str, float]:
     """Gradients between replicas, and AdamW: reads p, m, v and g, writes p, m, v and the 16-bit copy: 30 B each."""
-    layout, trained = job.layout, _trained_share(job)
-    local = _local_parameters(job) * trained
-    replicas = layout.dp * layout.cp
+    sharding, trained = job.layout.sharding, _trained_share(job)
     reduce = Wire()
-    if replicas > 1 and layout.sharding != "zero3":
-        gradient = {"none": 2, "zero1": 1, "zero2": 0}[layout.sharding]
-        reduce = _all_gather(
-            job, local * (gradient * _gradient_bytes(job) + (gradient < 2) * width), replicas, layout.tp
-        )
-    shards = replicas if layout.sharding != "none" else 1
+    if sharding != "zero3":
+        gradient = {"none": 2, "zero1": 1, "zero2": 0}[sharding]
+        reduce = _among_replicas(job, trained * (gradient * _gradient_bytes(job) + (gradient < 2) * width))
+    stepped = 0.0
+    for held in _held(job):
+        shards = held.replicas if sharding != "none" else 1.0
+        stepped += held.parameters * trained * (30 / shards + (8 if shards == 1 else 4))
     return {
         "reduce_link_bytes": reduce.link_bytes,
         "reduce_network_bytes": reduce.network_bytes,
-        "optimizer_bytes": local / shards * 30 + (local * 8 if shards == 1 else local * 4),
+        "optimizer_bytes": stepped,
     }
 
 
@@ -343,15 +340,35 @@ def _trained_share(job: TrainingJob) -> float:
     return min(1.0, 2 * job.lora_rank / job.model.hidden_size)
 
 
-def _local_parameters(job: TrainingJob) -> float:
-    """Parameters of one device's part of the model, before sharding."""
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """Parameters of one device's part of the model, before sharding, and who else has them."""
+
+    parameters: float
+    replicas: float  # devices with the same ones
+    apart: int  # how far these lie from each other, in devices
+
+
+def _held(job: TrainingJob) -> tuple[_Held, _Held]:
+    """What all replicas have, and the routed experts, which every `ep`-th of them has."""
     model, layout = job.model, job.layout
     routed = model.num_expert_layers * (model.num_experts or 0) * model.expert_matmul_parameters
-    rest = model.total_parameters - routed
-    return (rest + routed / layout.ep) / (layout.tp * layout.pp)
+    parts, replicas = layout.tp * layout.pp, layout.dp * layout.cp
+    return (
+        _Held(parameters=(model.total_parameters - routed) / parts, replicas=replicas, apart=layout.tp),
+        _Held(
+            parameters=routed / layout.ep / parts, replicas=max(1.0, replicas / layout.ep), apart=layout.tp * layout.ep
+        ),
+    )
 
 
-def _all_gather(job: TrainingJob, size: float, ranks: int, inner: int) -> Wire:
+def _among_replicas(job: TrainingJob, bytes_each: float) -> Wire:
+    """That many bytes of each parameter, gathered from all that have it or summed over them."""
+    wires = [_all_gather(job, bytes_each * one.parameters, one.replicas, one.apart) for one in _held(job)]
+    return Wire(link_bytes=sum(one.link_bytes for one in wires), network_bytes=sum(one.network_bytes for one in wires))
+
+
+def _all_gather(job: TrainingJob, size: float, ranks: float, inner: int) -> Wire:
     """Of `size` bytes in all, among `ranks` devices that lie `inner` apart. A scatter costs the same.
 
     Every device receives (n - 1) / n of it. Between k nodes each node receives (k - 1) / k of it once, through the
