@@ -129,6 +129,17 @@ def test_steps_that_were_not_measured_are_predicted(
     assert low90 < low80 < truth.samples_s[0] < high80 < high90
 
 
+def test_no_two_terms_have_one_name(build: Any) -> None:
+    eight_bits: list[tuple[str, dict[str, Any]]] = [
+        ("matmul", {"m": 1024, "n": 1024, "k": 1024, "dtype": "int8"}),
+        ("dequantised_matmul", {"m": 1, "n": 4096, "k": 4096, "weights": "int8", "dtype": "bfloat16"}),
+    ]
+    (found,) = calibration.calibrations([simulated(build, [*QUICK, *eight_bits])])
+    names = [fit.term for fit in found.fits]
+    assert len(names) == len(set(names))
+    assert {"matmul int8", "dequantised matmul int8"} <= set(names)
+
+
 def test_more_work_never_takes_less(known: Calibration) -> None:
     def seconds(**changed: Any) -> float:
         params = {"model": "llama-3.2-1b", "batch": 2, "seq": 2048, "dtype": "bfloat16", **changed}

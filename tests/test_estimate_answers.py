@@ -330,6 +330,21 @@ def test_a_limit_that_cannot_be_is_refused(days):
         bench.plan(device="h100-sxm", count=8, days=days)
 
 
+def test_every_price_may_be_a_range_or_a_number():
+    machines = {"device": "rtx-3090", "count": 8, "days": 3}
+    cheap, dear, both = (
+        bench.plan(purchase_price=price, **machines)["rent_or_buy"] for price in (700, "900", "700..900")
+    )
+    hours = [re.search(r"after ([\d,]+) hours", text)[1] for text in (cheap, dear)]
+    assert f"bought for 700 to 900 has paid for itself after {hours[0]} to {hours[1]} hours" in both
+    job = {"model": "1b", "tokens": "1B", "device": "rtx-3090"}
+    text, number = (bench.estimate_training(price_per_hour=price, **job) for price in ("0.5", 0.5))
+    assert text["money"] == number["money"]
+    for price in ("700..", "900..700", "0", "a lot", "-1"):
+        with pytest.raises(UserError, match=r"purchase.price"):
+            bench.plan(purchase_price=price, **machines)
+
+
 def test_renting_and_owning_break_even_where_costs_are_equal():
     hours = plan.break_even_hours(10_000, 2.0, 800, 0.25, 1.5)
     assert 10_000 + hours * 0.8 * 1.5 * 0.25 == pytest.approx(2.0 * hours)

@@ -50,6 +50,14 @@ def test_rates_are_one_in_any_unit(unit: str, scale: float) -> None:
     assert value_of(row(unit=unit)) == pytest.approx(value_of(row()) * scale)
 
 
+def test_what_a_launch_takes_is_the_sources_own_on_any_chip() -> None:
+    tiny = {"device": "L40S", "M": 16, "N": 16, "K": 16, "unit": "us"}
+    assert value_of(row(source_id="vidur", **tiny)) < 8
+    assert value_of(row(source_id="llmcompass", **tiny)) > 25
+    copy = {"device": "L40S", "kind": "memory_bound_op", "op": "rms_norm", "M": 1, "N": 64, "K": "", "unit": "us"}
+    assert value_of(row(source_id="vidur", **copy)) < value_of(row(source_id="llmcompass", **copy)) / 2
+
+
 def test_times_shares_and_rates_agree() -> None:
     seconds = 2 * 4096**3 / (value_of(row()) * 1e12)
     assert value_of(row(unit="us")) == pytest.approx(seconds * 1e6)

@@ -1,11 +1,14 @@
 """Rows of a stranger's table: whatever stands in their cells, an estimate is finite and positive or has a reason."""
 
 import csv
+import errno
+import os
 import random
 from pathlib import Path
 
 import pytest
 
+from bench.errors import UserError
 from bench.estimate import published
 from bench.estimate.rows import estimate_rows
 
@@ -59,6 +62,41 @@ def test_a_count_with_an_exponent_is_the_number_that_it_writes(tmp_path: Path) -
     estimate_rows(tmp_path / "rows.csv", tmp_path / "out.csv")
     first, second = (row["pred_tok_s_gpu"] for row in read(tmp_path / "out.csv"))
     assert first == second
+
+
+def test_a_column_with_the_name_of_an_answer_is_kept(tmp_path: Path) -> None:
+    like = next(row for row in published.rows("training") if row["source_id"] == "mbridge")
+    write(tmp_path / "rows.csv", [like])
+    estimate_rows(tmp_path / "rows.csv", tmp_path / "out.csv")
+    (first,) = read(tmp_path / "out.csv")
+    assert (first["given_evidence"], first["evidence"]) == ("vendor_benchmark", "L1")
+    assert {name: cell for name, cell in first.items() if name in like and name != "evidence"} == {
+        name: cell for name, cell in like.items() if name != "evidence"
+    }
+    estimate_rows(tmp_path / "out.csv", tmp_path / "again.csv")  # asked again: what was given stays, answers go
+    (again,) = read(tmp_path / "again.csv")
+    assert again["given_evidence"] == "vendor_benchmark" and again["pred_tok_s_gpu"] == first["pred_tok_s_gpu"]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "rows.csv", [dict(published.rows("micro")[0])])
+    (tmp_path / "out.csv").write_text("of yesterday")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", full)
+    with pytest.raises(UserError, match="No space left"):
+        estimate_rows(tmp_path / "rows.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "of yesterday"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.csv"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_device_that_takes_nothing_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "rows.csv", [dict(published.rows("micro")[0])])
+    with pytest.raises(UserError, match="cannot write /dev/full"):
+        estimate_rows(tmp_path / "rows.csv", Path("/dev/full"))
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:

@@ -41,6 +41,26 @@ def test_states_are_those_of_zero(sharding: Any, per_parameter: float) -> None:
     assert states / model.find("llama-3.1-8b").total_parameters == pytest.approx(per_parameter)
 
 
+def test_states_of_an_expert_are_shared_by_those_that_hold_it() -> None:
+    """Of 64 devices with eight experts each eighth holds the same: Megatron-Core's expert data parallelism."""
+    mixtral = model.find("mixtral-8x7b")
+    experts = mixtral.num_expert_layers * 8 * mixtral.expert_matmul_parameters
+    layout = Layout(dp=64, ep=8, sharding="zero1")
+    made = memory.training(job("mixtral-8x7b", num_devices=64, layout=layout, global_batch=128)).parts
+    assert made["optimizer"] == pytest.approx(12 * ((mixtral.total_parameters - experts) / 64 + experts / 8 / 8))
+    alone = memory.training(job("mixtral-8x7b", num_devices=8, layout=replace(layout, dp=8), global_batch=16)).parts
+    assert alone["optimizer"] == pytest.approx(12 * ((mixtral.total_parameters - experts) / 8 + experts / 8))
+
+
+def test_an_expert_keeps_a_copy_of_each_token_that_it_is_given() -> None:
+    mixtral = model.find("mixtral-8x7b")
+    kept = [
+        memory.activation_bytes(replace(mixtral, num_experts_per_tok=chosen), 1, 2, "none", Layout())
+        for chosen in (1, 2)
+    ]
+    assert kept[1] - kept[0] == pytest.approx(32 * 2 * (4096 + 4 * 14336))  # layers, bytes, width and four hidden
+
+
 @pytest.mark.parametrize(("layout", "per_element"), [
     (Layout(), 32), (Layout(tp=8, sequence_parallel=False), 8 + 24 / 8), (Layout(tp=8), 32 / 8),
 ])  # fmt: skip

@@ -159,7 +159,7 @@ def estimate_serve(as_json: bool, **options: Any) -> None:
 @click.option("--kwh", type=float, metavar="E", help="At the wall of the facility.")
 @click.option("--seq", type=int, default=2048, metavar="N", help="Tokens of a sequence.  [default: 2048]")
 @click.option("--precision", type=click.Choice(_PRECISIONS), help="[default: bf16 where there is it]")
-@click.option("--purchase-price", type=float, metavar="X", help="Of one device, to weigh renting against buying.")
+@click.option("--purchase-price", metavar="X|X..Y", help="Of one device, to weigh renting against buying.")
 @_goodput
 @_supposed
 def plan(as_json: bool, **options: Any) -> None:

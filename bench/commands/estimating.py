@@ -49,14 +49,14 @@ def estimate_rows(source: str | os.PathLike[str], target: str | os.PathLike[str]
 
 def plan(
     *, days: float | None = None, budget_money: float | None = None, kwh: float | None = None, seq: int = 2048,
-    precision: str | None = None, purchase_price: float | None = None, **options: Any,
+    precision: str | None = None, purchase_price: str | float | None = None, **options: Any,
 ) -> Document:  # fmt: skip
     """What can be trained on these machines within a limit: `plan`. `options` are the command's own."""
     from bench.estimate.answer import ask
     from bench.estimate.answer.plan import Limit
 
-    where, rest = _where({**options, "seq": seq, "purchase_price": purchase_price})
-    if unknown := rest.keys() - {"seq", "purchase_price"}:
+    where, rest = _where({**options, "seq": seq})
+    if unknown := rest.keys() - {"seq"}:
         raise TypeError(f"plan() has no {', '.join(sorted(unknown))}")
     limit = Limit(days=days, money=budget_money, kwh=kwh)
     return ask.planned(where, limit, seq=seq, precision=cast(Any, precision), purchase=purchase_price)
@@ -106,7 +106,7 @@ _COUNTS = (
     "count", "per_node", "dp", "tp", "pp", "cp", "ep", "micro_batch", "global_batch", "virtual_stages", "lora_rank",
     "seq", "batch", "prompt", "output", "users",
 )  # fmt: skip
-_AMOUNTS = ("link", "network", "requests_per_hour", "purchase_price")
+_AMOUNTS = ("link", "network", "requests_per_hour")
 
 
 def _refuse_impossible(options: Document) -> None:

@@ -139,14 +139,21 @@ def _states(job: TrainingJob) -> dict[str, float]:
         if job.layout.sharding == "zero3":
             frozen = frozen / replicas + 2 * _largest_block(model, layout) * width
         return {"weights": frozen + 4 * adapters, "gradients": 4 * adapters, "optimizer": 8 * adapters}
-    shards = {name: replicas if level <= _LEVEL[layout.sharding] else 1 for name, level in _SHARDED.items()}
+    experts = _local_experts(model, layout)  # each of them is on every `ep`-th replica, and no other shares its states
+
+    def shared(name: str) -> float:
+        """Parameters of which a device holds that part."""
+        if _SHARDED[name] > _LEVEL[layout.sharding]:
+            return local
+        return (local - experts) / replicas + experts / max(1.0, replicas / layout.ep)
+
     narrow = width < 4 and job.stack.framework != "accelmark"
     megatron = habits(job.stack.framework).framework.startswith("megatron")  # adds gradients up in four bytes
     weight, gradient, moments = (width, 4 if megatron else width, 12) if narrow else (4, 4, 8)
     parts = {
-        "weights": weight * local / shards["weights"],
-        "gradients": gradient * local / shards["gradients"],
-        "optimizer": moments * local / shards["optimizer"],
+        "weights": weight * shared("weights"),
+        "gradients": gradient * shared("gradients"),
+        "optimizer": moments * shared("optimizer"),
     }
     if layout.sharding == "zero3":  # one block is used while the next is fetched
         parts["gathered blocks"] = 2 * _largest_block(model, layout) * (weight + gradient)
@@ -161,15 +168,23 @@ _SHARDED = {"optimizer": 1, "gradients": 2, "weights": 3}  # Rajbhandari et al. 
 
 def _local_parameters(model: Model, layout: Layout) -> float:
     """Parameters of the fullest device: of the first stage, which has the embedding, experts spread over `ep`."""
-    experts = 0
-    if model.num_experts:
-        experts = model.num_expert_layers * model.num_experts * model.expert_matmul_parameters
+    experts = model.num_expert_layers * (model.num_experts or 0) * model.expert_matmul_parameters
     ends = max(model.embedding_parameters, model.head_parameters) if layout.pp > 1 else (
         model.embedding_parameters + model.head_parameters
     )  # fmt: skip
     rest = model.total_parameters - experts - model.embedding_parameters - model.head_parameters
-    stages = math.ceil(model.num_blocks / layout.pp) / model.num_blocks
-    return (rest * stages + experts * stages / layout.ep + ends) / layout.tp
+    return (rest * _largest_stage(model, layout) + ends) / layout.tp + _local_experts(model, layout)
+
+
+def _local_experts(model: Model, layout: Layout) -> float:
+    """Of these, the parameters of routed experts."""
+    experts = model.num_expert_layers * (model.num_experts or 0) * model.expert_matmul_parameters
+    return experts * _largest_stage(model, layout) / layout.ep / layout.tp
+
+
+def _largest_stage(model: Model, layout: Layout) -> float:
+    """Its share of the layers."""
+    return math.ceil(model.num_blocks / layout.pp) / model.num_blocks
 
 
 def _largest_block(model: Model, layout: Layout) -> float:
@@ -181,6 +196,8 @@ def _largest_block(model: Model, layout: Layout) -> float:
 def _layer_elements(model: Model, method: str, rank: int) -> tuple[float, float]:
     """Elements that a layer keeps of a token: of the stream's width, and of what tensor parallelism splits."""
     stream = 4 * model.hidden_size * (1.5 if model.norm_place == "both" else 1)
+    # Each chosen expert has a copy of its own, sorted, which its first product's gradient needs.
+    stream += (model.num_experts_per_tok or 0) * model.num_expert_layers / model.num_blocks * model.hidden_size
     copies = 4 if model.num_mlp_matrices == 3 else 2  # gate, its activation, up and their product; or up and activation
     inner = 2 * model.query_size + 2 * model.key_value_size + copies * widest(model)
     if method in ("lora", "qlora"):

@@ -2,11 +2,13 @@
 
 The columns are those of results/published/*.csv; which of the three it is, the columns tell. Measured columns are
 never read: they are blanked before any estimator sees the row, and written out as they came. A row that cannot be
-estimated says why, and the rest goes on.
+estimated says why, and the rest goes on. A column that has the name of an answer's is kept as `given_NAME`.
 """
 
+import contextlib
 import csv
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -73,17 +75,32 @@ def estimate_rows(source: Path, target: Path, local: Path | None = None) -> dict
     blanked = [{**row, **{name: "" for name in MEASURED[kind] if name in row}} for row in rows]
     predictions = estimator.predict(blanked, known)
     added = [*_ADDED[kind], *_BOUNDS, "evidence", "basis", "reason"]
-    header = [*(name for name in columns if name not in added), *added]
-    try:
-        with target.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, header, extrasaction="ignore")
-            writer.writeheader()
-            for row, prediction in zip(rows, predictions, strict=True):
-                writer.writerow({**row, **_cells(prediction)})
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from None
+    kept = {name: f"given_{name}" if name in added else name for name in columns}
+    kept = {name: new for name, new in kept.items() if new == name or new not in columns}  # else from an earlier answer
+    answered = (
+        {**{new: row[name] for name, new in kept.items()}, **_cells(prediction)}
+        for row, prediction in zip(rows, predictions, strict=True)
+    )
+    _write(target, [*kept.values(), *added], answered)
     numbers = sum(1 for one in predictions if one.values)
     return {"rows": len(rows), "estimated": numbers, "refused": len(rows) - numbers}
+
+
+def _write(target: Path, header: Sequence[str], rows: Iterable[Row]) -> None:
+    """All of it or nothing: a full disk leaves what was there. A pipe or a device is written to as it is."""
+    beside = target if target.exists() and not target.is_file() else target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, header)
+            writer.writeheader()
+            writer.writerows(rows)
+        if beside != target:
+            beside.replace(target)
+    except OSError as error:
+        if beside != target:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+        raise UserError(f"cannot write {target}: {error.strerror}") from None
 
 
 def _cells(prediction: Prediction) -> dict[str, str]:

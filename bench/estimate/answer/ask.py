@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.estimate.answer import assumptions, evidence, layouts, plan, scaling, sizes
 from bench.estimate.answer import serving as serving_answer
 from bench.estimate.answer import training as answer
-from bench.estimate.answer.assumptions import Assumptions
+from bench.estimate.answer.assumptions import Assumptions, Range
 from bench.estimate.answer.layouts import Candidate, Fixed
 from bench.estimate.job import Cluster, Layout, Method, Precision, ServingJob, Stack, TrainingJob
 from bench.estimate.serving.step import WEIGHT_BYTES
@@ -37,7 +37,7 @@ class Where:
     stack: str = ""
     local: "Sequence[ResultFile]" = ()  # of this very machine
     in_quarantine: "Container[Key]" = ()  # cases of these files that are no evidence
-    supposed: dict[str, str | None] = field(default_factory=dict)  # prices and overheads, as given
+    supposed: dict[str, str | float | None] = field(default_factory=dict)  # prices and overheads, as given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +125,12 @@ def serving(
 
 
 def planned(
-    where: Where, limit: plan.Limit, *, seq: int, precision: Precision | None, purchase: float | None
+    where: Where, limit: plan.Limit, *, seq: int, precision: Precision | None, purchase: str | float | None
 ) -> Document:
     """The answer to `plan`. Raises UserError where there is none, with the reason."""
+    bought = None if purchase is None else assumptions.parse(purchase, "purchase_price")
+    if bought is not None and bought.low == 0:
+        raise UserError("--purchase-price: it is above 0")
     cluster = cluster_of(where)
     asked = Training(model="1b", tokens=1, seq=seq, precision=precision)
     template = _training_job(asked, model_of("1b"), cluster, where)
@@ -157,7 +160,7 @@ def planned(
             for name, one in changes
         ],
         "elsewhere": elsewhere[:8],
-        "rent_or_buy": _rent_or_buy(supposed, means, first, purchase),
+        "rent_or_buy": _rent_or_buy(supposed, means, first, bought),
         "scaling_law": f"{scaling.SOURCE}; differences mean more than values",
         "factor80": prediction.interval.factor80 if prediction.interval else None,
         "factor90": prediction.interval.factor90 if prediction.interval else None,
@@ -189,7 +192,7 @@ def _stranger(stack: str, known: bool) -> list[str]:
     return [] if known or not stack else [f"stack '{stack:.40}' is not known here: taken for one like others"]
 
 
-def assumed(given: dict[str, str | None], chip: Chip, *, untold: Collection[str] = ()) -> Assumptions:
+def assumed(given: dict[str, str | float | None], chip: Chip, *, untold: Collection[str] = ()) -> Assumptions:
     """Prices and overheads: as given, else by default, the price from the chip's own file or our list."""
     if chip.price_per_hour:
         price = assumptions.Range(low=chip.price_per_hour, high=chip.price_per_hour)
@@ -283,7 +286,7 @@ def _limit(limit: plan.Limit) -> str:
     return f"{limit.money:g} of money" if limit.money is not None else f"{limit.kwh:g} kWh"
 
 
-def _rent_or_buy(supposed: Assumptions, means: answer.Means, first: plan.Trained, purchase: float | None) -> str:
+def _rent_or_buy(supposed: Assumptions, means: answer.Means, first: plan.Trained, purchase: Range | None) -> str:
     price = supposed.price_per_hour
     power = means.power_of(first.candidate.job, first.candidate.prediction)
     if price is None or purchase is None or power is None:
@@ -293,16 +296,23 @@ def _rent_or_buy(supposed: Assumptions, means: answer.Means, first: plan.Trained
             ) if known is None
         ]  # fmt: skip
         return f"unknown without {' and '.join(missing)}"
-    hours = plan.break_even_hours(
-        purchase, price.middle, power.watts, supposed.electricity_price.middle, supposed.pue.middle
+    low, high = (
+        plan.break_even_hours(one, price.middle, power.watts, supposed.electricity_price.middle, supposed.pue.middle)
+        for one in (purchase.low, purchase.high)
     )
-    if hours is None:
+    if low is None or high is None:
         return f"renting at {price.middle:g} an hour costs less than the electricity of owning"
+    a_year = 24 * 365.25
     return (
-        f"a device bought for {purchase:,.0f} has paid for itself after {hours:,.0f} hours of use at a rent of "
-        f"{price.middle:g} an hour, {hours / 24 / 365.25:.1f} years without a pause (electricity counted; no interest, "
+        f"a device bought for {_between(purchase.low, purchase.high, ',.0f')} has paid for itself after "
+        f"{_between(low, high, ',.0f')} hours of use at a rent of {price.middle:g} an hour, "
+        f"{_between(low / a_year, high / a_year, '.1f')} years without a pause (electricity counted; no interest, "
         "staff, space or resale)"
     )
+
+
+def _between(low: float, high: float, form: str) -> str:
+    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
 
 
 def _verify_training(job: TrainingJob, name: str) -> str:

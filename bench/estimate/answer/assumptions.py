@@ -62,8 +62,9 @@ DEFAULTS = {
 }
 
 
-def parse(text: str, what: str) -> Range:
-    """`2.5` or `2..3`. Raises UserError for anything else, and for what is negative."""
+def parse(given: str | float, what: str) -> Range:
+    """`2.5` or `2..3`, from Python a number too. Raises UserError for anything else, and for what is negative."""
+    text = str(given)
     low, sign, high = text.partition("..")
     try:
         found = Range(low=float(low), high=float(high if sign else low))
@@ -75,7 +76,7 @@ def parse(text: str, what: str) -> Range:
 
 
 def assume(
-    given: Mapping[str, str | None],
+    given: Mapping[str, str | float | None],
     price: Range | None = None,
     price_source: str = "",
     *,
@@ -89,17 +90,17 @@ def assume(
     notes: list[str] = []
     for name, (default, note) in DEFAULTS.items():
         text = given.get(name)
-        found[name] = parse(text, name) if text else default
+        found[name] = default if text in (None, "") else parse(text, name)
         if name not in untold:
-            notes.append(f"{name} {text}: as given" if text else note)
+            notes.append(note if text in (None, "") else f"{name} {text}: as given")
     if not 0 < found["goodput"].low <= found["goodput"].high <= 1:
         raise UserError("goodput is a share of the time, above 0 and at most 1")
     if found["pue"].low < 1:
         raise UserError("pue is at least 1: a facility draws what its machines draw, and more")
     own = given.get("price_per_hour")
-    price = parse(own, "price_per_hour") if own else price
+    price = price if own in (None, "") else parse(own, "price_per_hour")
     notes.append(
-        f"price {own} an hour and device: as given" if own
+        f"price {own} an hour and device: as given" if own not in (None, "")
         else f"price {price.low:g}..{price.high:g} an hour and device: {price_source}" if price
         else "no price is known for this device: give --price-per-hour"
     )  # fmt: skip

@@ -94,7 +94,7 @@ def _by_fractions(task: Task, related: list[tuple[Profile, float]]) -> Answer | 
     """From datasheet figures times what relatives reach of theirs."""
     level = _level(task, [profile for profile, _ in related])
     if isinstance(task.shape, Pass):
-        fixed, seconds = _pooled_pass(task.shape, task.chip, related)
+        fixed, seconds = _pooled_pass(task, task.shape, related)
     else:
         law = pooled_law(task, related)
         if law is None or not isinstance(task.shape, Gemm):
@@ -120,17 +120,19 @@ def pooled_law(task: Task, related: Sequence[tuple[Profile, float]]) -> GemmLaw 
     if task.peak_flops_per_s is None:
         return None
     laws: list[tuple[GemmLaw, float, float, float]] = []
+    launches = []
     for profile, weight in related:
         peak = replace(task, chip=profile.chip, dtype=profile.dtype).peak_flops_per_s
         if isinstance(profile.curve, GemmCurve) and peak:
             law = profile.curve.law
+            launches.append((profile, weight, law.launch_s))
             laws.append((law, weight, law.flops_per_s / peak, law.bytes_per_s / profile.chip.memory_bytes_per_s))
     if not laws:
         return None
     return GemmLaw(
         flops_per_s=task.peak_flops_per_s * _mean([(share, weight) for _, weight, share, _ in laws]),
         bytes_per_s=task.chip.memory_bytes_per_s * _mean([(share, weight) for _, weight, _, share in laws]),
-        launch_s=_mean([(law.launch_s, weight) for law, weight, _, _ in laws]),
+        launch_s=_fixed_time(task, launches),
         k_half=_mean([(law.k_half, weight) for law, weight, _, _ in laws]),
         split=_mean([(law.split, weight) for law, weight, _, _ in laws]),
         edge=_mean([(law.edge, weight) for law, weight, _, _ in laws]),
@@ -140,7 +142,7 @@ def pooled_law(task: Task, related: Sequence[tuple[Profile, float]]) -> GemmLaw 
     )
 
 
-def _pooled_pass(shape: Pass, chip: Chip, related: Sequence[tuple[Profile, float]]) -> tuple[float, float]:
+def _pooled_pass(task: Task, shape: Pass, related: Sequence[tuple[Profile, float]]) -> tuple[float, float]:
     """Fixed seconds, and all."""
     shares, fixed = [], []
     for profile, weight in related:
@@ -148,9 +150,18 @@ def _pooled_pass(shape: Pass, chip: Chip, related: Sequence[tuple[Profile, float
         assert isinstance(curve, BandwidthCurve)
         fixed_s, bytes_per_s = curve.law_of(_known_op(curve, shape.op))
         shares.append((bytes_per_s / profile.chip.memory_bytes_per_s, weight))
-        fixed.append((fixed_s, weight))
-    fixed_s = _mean(fixed)
-    return fixed_s, fixed_s + shape.bytes / (chip.memory_bytes_per_s * _mean(shares))
+        fixed.append((profile, weight, fixed_s))
+    fixed_s = _fixed_time(task, fixed)
+    return fixed_s, fixed_s + shape.bytes / (task.chip.memory_bytes_per_s * _mean(shares))
+
+
+def _fixed_time(task: Task, found: Sequence[tuple[Profile, float, float]]) -> float:
+    """What a launch takes: by those whose clock the task's source uses, where there are any, for it is theirs.
+
+    Sources count from 5 us, between events on the device, to 60 us, around a call from Python; chips differ by less.
+    """
+    own = [one for one in found if one[0].source == task.source]
+    return _mean([(seconds, weight) for _, weight, seconds in own or found])
 
 
 def _peak(task: Task, profiles: Sequence[Profile]) -> Answer | str:

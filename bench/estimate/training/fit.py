@@ -67,7 +67,7 @@ PRIORS: dict[str, Prior] = {
     "expert": Prior(median=1.4, deviation=0.3),
     "tensor": Prior(median=0.7, deviation=0.3),
     "context": Prior(median=0.4, deviation=0.5),
-    "exchange": Prior(median=0.7, deviation=0.4),
+    "exchange": Prior(median=1.0, deviation=0.3),
     "latency_s": Prior(median=1.2e-5, deviation=0.4),
     "gather": Prior(median=0.8, deviation=0.6, share=True),
     "reduce": Prior(median=0.7, deviation=0.6, share=True),

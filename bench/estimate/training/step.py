@@ -81,13 +81,14 @@ def seconds(done: Work, speeds: Speeds, c: Coefficients, stack: Traits) -> Mappi
         done.matmul_bytes / speeds.memory_bytes_per_s,
     )
     experts = c.expert * _larger(
-        (done.expert_flops + c.edge_k * done.expert_edge) / speeds.matmul_flops_per_s,
+        (done.expert_flops + c.edge_k * done.expert_edge + c.wave_flops * done.expert_wave) / speeds.matmul_flops_per_s,
         done.expert_bytes / speeds.memory_bytes_per_s,
     )
     unfused = (done.unfused_flops + c.edge_k * done.unfused_edge) / speeds.half_flops_per_s
     scores = c.unfused * done.unfused_bytes / speeds.memory_bytes_per_s
     fused = (done.attention_flops + c.edge_seq * done.attention_edge) / (speeds.attention_flops_per_s * stack.attention)
-    streams = (c.stream * stack.stream * done.stream_bytes + done.loss_bytes) / speeds.memory_bytes_per_s
+    streamed = c.stream * stack.stream * done.stream_bytes + done.cast_bytes + done.loss_bytes
+    streams = streamed / speeds.memory_bytes_per_s
     kernels = done.kernels * speeds.kernel_s
     tensor = c.tensor * _wire(done.tensor_link_bytes, done.tensor_network_bytes, speeds)
     context = c.context * _wire(done.context_link_bytes, done.context_network_bytes, speeds)

@@ -39,6 +39,7 @@ class Work:
     matmul_bytes: float
     expert_flops: float
     expert_edge: float
+    expert_wave: float  # as `matmul_wave`; a grouped product has one last wave for all its experts
     expert_bytes: float
     attention_flops: float  # fused
     attention_edge: float  # the same over the sequence's length
@@ -46,6 +47,7 @@ class Work:
     unfused_edge: float
     unfused_bytes: float
     stream_bytes: float  # norms, activations, residuals, positions
+    cast_bytes: float  # products' inputs written anew in eight or four bits
     loss_bytes: float
     kernels: float
     calls: float  # collectives that arithmetic waits for, each counted as often as its ranks double
@@ -141,31 +143,43 @@ def _products(job: TrainingJob, tokens: float, share: _Share, passes: _Passes, w
     waves = forward * (passes.layers - 1 - trained) + backward + gradients
     # Inputs and outputs of each product, once a pass, besides its weights.
     values = share.layers * (4 * d + (2 * heads + 2 * kv) / tp + (model.num_mlp_matrices + 1) * ffn / tp)
+    held = (weights + head) / tp
     return {
         "matmul_flops": flops,
         "matmul_edge": 2 * tokens / tp * (across + over_tokens),
         "matmul_wave": waves,
-        "matmul_bytes": width * passes.layers * ((weights + head) / tp + tokens * values),
+        "matmul_bytes": width * passes.layers * tokens * values + held * _weight_bytes(job, passes, width),
     }
 
 
 def _experts(job: TrainingJob, tokens: float, share: _Share, passes: _Passes, width: int) -> dict[str, float]:
     model, layout = job.model, job.layout
     if not model.num_expert_layers or not model.num_experts or not model.num_experts_per_tok:
-        return {"expert_flops": 0.0, "expert_edge": 0.0, "expert_bytes": 0.0}
+        return {"expert_flops": 0.0, "expert_edge": 0.0, "expert_wave": 0.0, "expert_bytes": 0.0}
     layers = share.layers * model.num_expert_layers / model.num_blocks
     chosen = model.num_experts_per_tok
     weights = chosen * model.expert_matmul_parameters * layers
     flops = 2 * tokens * weights * passes.layers / layout.tp
     tokens_each = max(1.0, tokens * chosen * layout.ep / model.num_experts)
-    inner = min(model.hidden_size, model.moe_intermediate_size or model.hidden_size)
+    d, f = model.hidden_size, (model.moe_intermediate_size or model.hidden_size) / layout.tp
     held = model.num_experts / layout.ep * model.expert_matmul_parameters * layers / layout.tp
-    moved = tokens * chosen * layers * (2 * model.hidden_size + 3 * (model.moe_intermediate_size or 0) / layout.tp)
+    moved = tokens * chosen * layers * (2 * d + 3 * f)
+    # K of the two products forward, of those for their inputs' gradients, and of those for their weights'.
+    waves = (passes.layers - 2) * (d + f) + (model.num_mlp_matrices - 1) * f + d + 2 * tokens_each
     return {
         "expert_flops": flops,
-        "expert_edge": flops / tokens_each + flops / inner,
-        "expert_bytes": width * (passes.layers * held + (passes.layers + 4) * moved),
+        "expert_edge": flops / tokens_each + flops / min(d, f),
+        "expert_wave": layers * waves,
+        "expert_bytes": width * (passes.layers + 4) * moved + held * _weight_bytes(job, passes, width),
     }
+
+
+def _weight_bytes(job: TrainingJob, passes: _Passes, width: int) -> float:
+    """Of each weight in a microbatch: read once a pass, and its gradient written, over a sum where one is kept."""
+    if passes.head < 3:
+        return width * passes.layers
+    summed = job.global_batch > job.layout.dp * job.micro_batch
+    return width * (passes.layers - 1) + (1 + summed) * _gradient_bytes(job)
 
 
 def _attention(job: TrainingJob, tokens: float, share: _Share, width: int) -> dict[str, float]:
@@ -203,21 +217,60 @@ def _streams(job: TrainingJob, tokens: float, share: _Share, width: int) -> dict
     inside = (
         4 * (model.query_size + model.key_value_size) + (8 if model.num_mlp_matrices == 3 else 5) * ffn
     ) / layout.tp
-    routed = (model.num_experts_per_tok or 0) * model.num_expert_layers / model.num_blocks
-    permuted = 8 * routed * model.hidden_size
-    streamed = width * tokens * share.layers * again * (residual + inside + permuted)
+    streamed = width * tokens * share.layers * again * (residual + inside + _routed_values(job))
     if job.method == "qlora":  # weights become 16 bits wide again in every pass: half a byte read, two written
         weights = model.layer_matmul_parameters / model.num_blocks * share.layers / layout.tp
         streamed += 2.5 * weights * _passes(job).layers
     return {
         "stream_bytes": streamed,
+        "cast_bytes": _cast_bytes(job, tokens, share),
         "loss_bytes": tokens * model.vocab_size * share.head * 18 / layout.tp,
     }
 
 
+def _routed_values(job: TrainingJob) -> float:
+    """Values of a token that its experts' layer moves, forward and backward, as the mean over layers.
+
+    Eight of each chosen copy to sort tokens by expert and to sum what comes back; where experts are spread, four more
+    to sort what arrives by local expert and to undo that (Megatron-LM, moe/token_dispatcher.py); and its activation.
+    """
+    model, layout = job.model, job.layout
+    chosen = (model.num_experts_per_tok or 0) * model.num_expert_layers / model.num_blocks
+    inside = (8 if model.num_mlp_matrices == 3 else 5) * (model.moe_intermediate_size or 0) / layout.tp
+    return chosen * ((8 if layout.ep == 1 else 12) * model.hidden_size + inside)
+
+
+def _cast_bytes(job: TrainingJob, tokens: float, share: _Share) -> float:
+    """Products in eight or four bits read their 16-bit inputs and gradients, and write each by rows and by columns.
+
+    A layer of experts has twelve such casts; without them 671B parameters train up to a fifth faster (Wang et al. 2025,
+    FP8-Flow-MoE, arXiv 2511.02302). Dense layers have them as well.
+    """
+    if job.precision not in ("fp8", "fp4"):
+        return 0.0
+    model, tp = job.model, job.layout.tp
+    routed = model.num_expert_layers / model.num_blocks
+    shared, chosen = model.shared_expert_intermediate_size or 0, routed * (model.num_experts_per_tok or 0)
+    ffn = (1 - routed) * model.intermediate_size + routed * shared + chosen * (model.moe_intermediate_size or 0)
+    copies = 1 + (1.0 if shared else 1 - routed) + chosen  # of the residual: attention's, and each MLP's that it passes
+    inputs = copies * model.hidden_size + (model.query_size + ffn) / tp
+    outputs = model.query_size + 2 * model.key_value_size + (model.num_mlp_matrices - 1) * ffn
+    gradients = copies * model.hidden_size + outputs / tp
+    passes = 1.0 + (job.recompute == "full")
+    read, written = 2.0, 2.0 if job.precision == "fp8" else 1.0
+    return (read + written) * tokens * share.layers * (passes * inputs + gradients)
+
+
 def _kernels(job: TrainingJob, share: _Share) -> float:
-    """Kernels of a microbatch: about 25 a layer forward and 45 backward where nothing is fused; more with experts."""
-    forward = 25.0 if not job.model.num_expert_layers else 60.0
+    """Kernels of a microbatch: about 25 a layer forward and 45 backward where nothing is fused.
+
+    With experts a router, sorting and sums, and two products of each expert that the device holds: one launch each
+    (Transformer Engine, GroupedLinear over cuBLAS streams).
+    """
+    model = job.model
+    forward = 25.0
+    if model.num_experts:
+        forward += (35.0 + 2 * model.num_experts / job.layout.ep) * model.num_expert_layers / model.num_blocks
     forward += 8.0 * (job.layout.tp > 1) + 10.0 * (job.stack.attention == "unfused")
     again = {"none": 0.0, "selective": 0.6, "full": 1.0}[job.recompute]  # of a layer's forward kernels 0.4 are products
     return share.layers * forward * (2.8 + again) + 30.0
@@ -234,14 +287,12 @@ def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> 
     sent = (4 + 2 * again) * hidden / layout.tp * share.layers * model.num_expert_layers / model.num_blocks
     expert = _exchange(job, sent, model.num_experts_per_tok or 0)
     gather = Wire()
-    if job.layout.sharding == "zero3":
-        held = _local_parameters(job)
+    if layout.sharding == "zero3":
         # Gathered forward and backward, gradients scattered; a frozen weight has no gradient.
         times = 3 if job.method in ("pretrain", "full") else 2
-        gather = _all_gather(job, times * held * width, layout.dp * layout.cp, layout.tp)
-    elif job.layout.sharding == "zero2":  # who keeps a share of the gradients alone reduces them each time
-        summed = _local_parameters(job) * _trained_share(job) * _gradient_bytes(job)
-        gather = _all_gather(job, summed, layout.dp * layout.cp, layout.tp)
+        gather = _among_replicas(job, times * width)
+    elif layout.sharding == "zero2":  # who keeps a share of the gradients alone reduces them each time
+        gather = _among_replicas(job, _trained_share(job) * _gradient_bytes(job))
     stage = Wire()
     if layout.pp > 1:
         boundary = 2 * hidden / layout.tp * layout.virtual_stages
@@ -261,20 +312,19 @@ def _collectives(job: TrainingJob, tokens: float, share: _Share, width: int) -> 
 
 def _once_a_step(job: TrainingJob, width: int) -> dict[str, float]:
     """Gradients between replicas, and AdamW: reads p, m, v and g, writes p, m, v and the 16-bit copy: 30 B each."""
-    layout, trained = job.layout, _trained_share(job)
-    local = _local_parameters(job) * trained
-    replicas = layout.dp * layout.cp
+    sharding, trained = job.layout.sharding, _trained_share(job)
     reduce = Wire()
-    if replicas > 1 and layout.sharding != "zero3":
-        gradient = {"none": 2, "zero1": 1, "zero2": 0}[layout.sharding]
-        reduce = _all_gather(
-            job, local * (gradient * _gradient_bytes(job) + (gradient < 2) * width), replicas, layout.tp
-        )
-    shards = replicas if layout.sharding != "none" else 1
+    if sharding != "zero3":
+        gradient = {"none": 2, "zero1": 1, "zero2": 0}[sharding]
+        reduce = _among_replicas(job, trained * (gradient * _gradient_bytes(job) + (gradient < 2) * width))
+    stepped = 0.0
+    for held in _held(job):
+        shards = held.replicas if sharding != "none" else 1.0
+        stepped += held.parameters * trained * (30 / shards + (8 if shards == 1 else 4))
     return {
         "reduce_link_bytes": reduce.link_bytes,
         "reduce_network_bytes": reduce.network_bytes,
-        "optimizer_bytes": local / shards * 30 + (local * 8 if shards == 1 else local * 4),
+        "optimizer_bytes": stepped,
     }
 
 
@@ -290,15 +340,35 @@ def _trained_share(job: TrainingJob) -> float:
     return min(1.0, 2 * job.lora_rank / job.model.hidden_size)
 
 
-def _local_parameters(job: TrainingJob) -> float:
-    """Parameters of one device's part of the model, before sharding."""
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """Parameters of one device's part of the model, before sharding, and who else has them."""
+
+    parameters: float
+    replicas: float  # devices with the same ones
+    apart: int  # how far these lie from each other, in devices
+
+
+def _held(job: TrainingJob) -> tuple[_Held, _Held]:
+    """What all replicas have, and the routed experts, which every `ep`-th of them has."""
     model, layout = job.model, job.layout
     routed = model.num_expert_layers * (model.num_experts or 0) * model.expert_matmul_parameters
-    rest = model.total_parameters - routed
-    return (rest + routed / layout.ep) / (layout.tp * layout.pp)
+    parts, replicas = layout.tp * layout.pp, layout.dp * layout.cp
+    return (
+        _Held(parameters=(model.total_parameters - routed) / parts, replicas=replicas, apart=layout.tp),
+        _Held(
+            parameters=routed / layout.ep / parts, replicas=max(1.0, replicas / layout.ep), apart=layout.tp * layout.ep
+        ),
+    )
 
 
-def _all_gather(job: TrainingJob, size: float, ranks: int, inner: int) -> Wire:
+def _among_replicas(job: TrainingJob, bytes_each: float) -> Wire:
+    """That many bytes of each parameter, gathered from all that have it or summed over them."""
+    wires = [_all_gather(job, bytes_each * one.parameters, one.replicas, one.apart) for one in _held(job)]
+    return Wire(link_bytes=sum(one.link_bytes for one in wires), network_bytes=sum(one.network_bytes for one in wires))
+
+
+def _all_gather(job: TrainingJob, size: float, ranks: float, inner: int) -> Wire:
     """Of `size` bytes in all, among `ranks` devices that lie `inner` apart. A scatter costs the same.
 
     Every device receives (n - 1) / n of it. Between k nodes each node receives (k - 1) / k of it once, through the
