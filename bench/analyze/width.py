@@ -33,10 +33,10 @@ def fitted(header: Sequence[str], body: Cells, width: int) -> str:
         named += 1
     right = [not wordy(body, place) for place in range(len(header))]
     widths = [_least(header[place], [line[place] for line in body]) for place in range(len(header))]
-    text = widths[-1] if right[-1] else min(widths[-1], NARROWEST_TEXT, width - len(INDENT))
-    bands = _bands([*widths[named:-1], text], width - len(INDENT), named)
+    last = widths[-1] if right[-1] else min(widths[-1], NARROWEST_TEXT, width - len(INDENT))
+    bands = _bands([*widths[named:-1], last], width - len(INDENT), named)
     before = sum(widths[place] + len(GAP) for place in bands[-1][:-1])
-    widths[-1] = min(widths[-1], max(text, width - len(INDENT) - before))
+    widths[-1] = min(widths[-1], max(last, width - len(INDENT) - before))
     lines = []
     for band in bands:
         lines += _row(header, band, widths, right, bottom=True)
