@@ -1,6 +1,7 @@
 """The pages are what a new user has: what they promise must be there."""
 
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -76,6 +77,18 @@ def test_every_workload_and_every_vendor_is_named():
 def test_files_that_it_points_to_exist():
     for name in re.findall(r"[A-Z]+\.md|results/schema\.json|workloads/matmul\.py", PAGES):
         assert (ROOT / name).exists(), name
+
+
+def test_the_errors_that_it_prints_are_those_that_later_versions_are_held_to():
+    """When they differ: `scripts/backtest --store`, and the table anew from what it prints."""
+    stored = json.loads((ROOT / "bench" / "estimate" / "coefficients" / "backtest.json").read_text())
+    table = README.partition("| left out | rows |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines() if row.startswith("| ")]
+    shown = {row[0]: (row[1], row[3], row[4]) for row in rows}
+    assert shown == {
+        one["group"]: (f"{one['rows']:,}", *(f"{100 * one[name]:.1f} %" for name in ("median", "p90")))
+        for one in stored
+    }
 
 
 def test_a_file_that_a_comment_points_to_exists():

@@ -54,7 +54,7 @@ def serving(document: Document) -> list[str]:
         f"{plain(document['weights'])}: {units.several(document['batch'], 'request')} of "
         f"{document['prompt']} + {document['output']} tokens on {document['num_devices']} x {plain(document['device'])}"
     )
-    asked += f", tp {document['tp']}" if document["tp"] > 1 else ""
+    asked += "".join(f", {name} {document[name]}" for name in ("tp", "pp") if document[name] > 1)
     asked += f", one replica of {document['num_replicas']}" if document["num_replicas"] > 1 else ""
     return [asked, "", *lines, "", *_basis(document)]
 
