@@ -295,7 +295,8 @@ def _files(out: Path) -> Iterator[Line]:
             found = [{"level": "error", "message": str(error)}]
         wrong = [one for one in found if one["level"] == "error"]
         told = wrong[:1] or found[:1]
-        said = units.several(len(found), "finding") + (f", such as: {told[0]['message']}" if told else "")
+        said = units.several(len(found), "finding") + (", such as" if len(found) > 1 else "")
+        said += f": {told[0]['message']}" if told else ""
         yield (f"check {path.name}", said, "no error", _verdict(not wrong))
 
 
