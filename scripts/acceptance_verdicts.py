@@ -23,8 +23,8 @@ from bench.errors import UserError
 Line = tuple[str, str, str, str]
 Row = dict[str, Any]
 COPY_OF_DATASHEET, DECODE_OF_COPY, TRAINING_MFU, QUICK_S = 0.90, 0.70, 0.50, 90
-# What the targets of speed are meant for.
-TARGETS = ("H100", "H200")
+# What the targets of speed are meant for: neither a slice of one nor a GH200.
+TARGETS = re.compile(r"^(?!.*\bMIG\b).*\b(H100|H200)\b")
 FULL_POWER = 0.99
 MEASURED = ("quick", "models", "steps", "frontier", "standard")
 # Parts that end with status 1 when one of their own lines fails; these lines are on the page.
@@ -237,7 +237,7 @@ def _reached(name: str, share: float | None, wanted: float | None, row: Row) -> 
     required = "" if wanted is None else f"at least {units.percent(wanted, 0)}"
     if share is None:
         return (name, f"unknown: {row['reason'] or 'no datasheet of this device'}", required, "not applicable")
-    judged = any(target in row["device"] for target in TARGETS) and (row["power_limit_share"] or 1.0) >= FULL_POWER
+    judged = bool(TARGETS.match(row["device"])) and (row["power_limit_share"] or 1.0) >= FULL_POWER
     spread = "" if row["spread"] is None else f" ± {units.percent(row['spread'] * share)}"
     if wanted is None or not judged:
         return (name, units.percent(share) + spread, required, "for information")
@@ -295,7 +295,8 @@ def _files(out: Path) -> Iterator[Line]:
             found = [{"level": "error", "message": str(error)}]
         wrong = [one for one in found if one["level"] == "error"]
         told = wrong[:1] or found[:1]
-        said = units.several(len(found), "finding") + (f", such as: {told[0]['message']}" if told else "")
+        said = units.several(len(found), "finding") + (", such as" if len(found) > 1 else "")
+        said += f": {told[0]['message']}" if told else ""
         yield (f"check {path.name}", said, "no error", _verdict(not wrong))
 
 

@@ -144,7 +144,8 @@ def test_speed_is_judged_on_boards_it_is_meant_for(
     name = "quick: copy, share of the datasheet, memory_copy [eager]"
     for changed, verdict in (
         ({}, "fail"),
-        ({"device": "NVIDIA A10"}, "for information"),
+        ({"device": "NVIDIA H200"}, "fail"),
+        *(({"device": f"NVIDIA {name}"}, "for information") for name in ("A10", "GH200 480GB", "H100 MIG 1g.10gb")),
         ({"power_limit_share": 0.7}, "for information"),
         ({"power_limit_share": None}, "fail"),
         ({"of_datasheet": None}, "not applicable"),

@@ -326,6 +326,28 @@ def test_a_compiler_that_is_missing_is_named_with_its_remedy(monkeypatch: pytest
         run()
 
 
+def test_a_library_that_was_cut_short_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a compiler leaves it that is ended while it writes; two of them, because a step has several."""
+    broken = [tmp_path / name for name in ("one.so", "two.so")]
+    for path in broken:
+        path.touch()
+
+    def load() -> int:
+        for path in broken:
+            if path.exists():
+                raise RuntimeError(f"InductorError: ImportError: {path}: file too short\n\nmore")
+        return 3
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: load)
+    run, _ = _compiled.compiled(lambda: None)
+    assert run() == 3 and not any(path.exists() for path in broken)
+    gone = f"ImportError: {tmp_path / 'gone.so'}: file too short"
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: Fallen(gone))
+    run, _ = _compiled.compiled(lambda: None)
+    with pytest.raises(RuntimeError, match="too short"):
+        run()
+
+
 def test_what_was_not_compiled_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # as TORCHDYNAMO_DISABLE makes it
     run, facts = _compiled.compiled(lambda: 3)

@@ -1,6 +1,8 @@
 """torch.compile, with its silences made audible: what it lacks, and whether anything was compiled at all."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.errors import Unsupported
@@ -18,6 +20,10 @@ _REMEDIES = {
     "working triton installation": "no Triton: install the one that belongs to this torch",
 }
 
+# A library in torch's cache whose compiler was ended while it wrote, by a time limit or Ctrl-C. Torch takes it for a
+# whole one for ever after (seen with 2.13).
+_CUT_SHORT = re.compile(r"(/[^\s:]+\.so): (?:file too short|invalid ELF header)")
+
 
 def compiled(function: Function) -> tuple[Function, Callable[[], Facts]]:
     """`function` as torch.compile makes it, and afterwards the number of its graphs and of the breaks between them.
@@ -29,14 +35,21 @@ def compiled(function: Function) -> tuple[Function, Callable[[], Facts]]:
     import torch
     from torch._dynamo.utils import counters, graph_break_reasons
 
-    torch._dynamo.reset()
-    counters.clear()
+    def start_anew() -> None:
+        torch._dynamo.reset()
+        counters.clear()
+
+    start_anew()
     fast = torch.compile(function, dynamic=False)  # shapes of a case never change
 
     def run(*args: Any, **options: Any) -> Any:
         try:  # costs nothing where nothing is raised
             return fast(*args, **options)
         except RuntimeError as error:
+            if (broken := _CUT_SHORT.search(str(error))) and Path(broken[1]).exists():
+                Path(broken[1]).unlink()  # each once, so this ends
+                start_anew()
+                return run(*args, **options)
             for words, remedy in _REMEDIES.items():
                 if words in str(error):
                     raise Unsupported(f"torch.compile has {remedy}") from None
