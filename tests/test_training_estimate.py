@@ -176,6 +176,12 @@ def test_experts_train_as_fast_as_published(name, device, devices, pp, ep, batch
     assert predicted == pytest.approx(tokens_per_s, rel=0.25)
 
 
+def test_what_runs_kernel_by_kernel_is_less_sure():
+    like = next(row for row in published.rows("training") if row["source_id"] == "neusight")
+    eager, fused = (row_job.of({**like, "framework": name}).doubt for name in ("PyTorch eager HF", "torch"))
+    assert eager == pytest.approx(math.hypot(fused, 0.12))
+
+
 def test_the_bubble_is_p_minus_1_over_v():
     assert work.of(job(layout=Layout(dp=8, pp=8, virtual_stages=4))).bubble == 7 / 4  # Narayanan et al. 2021, 2.2
 

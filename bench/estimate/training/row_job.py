@@ -74,8 +74,7 @@ def of(row: Row) -> RowJob | str:
         devices = 1
         doubts.add(0.1)
     habits = frameworks.habits(row.get("framework") or "")
-    if not habits.framework:
-        doubts.add(0.1)
+    doubts.add(habits.doubt if habits.framework else 0.1)
     impossible = _impossible(row, guess)
     if impossible:
         return impossible

@@ -240,8 +240,8 @@ def predict_job(
     known = stored()
     habits = frameworks.habits(job.stack.framework)
     understood = row_job.RowJob(
-        job=job, device=job.cluster.chip.name, habits=habits, family=row_job.family(job.model.name), doubt=doubt,
-        has_batch=True,
+        job=job, device=job.cluster.chip.name, habits=habits, family=row_job.family(job.model.name),
+        doubt=math.hypot(doubt, habits.doubt), has_batch=True,
     )  # fmt: skip
     stand = training_fit.stand({}, understood)
     used = rates or chip_rates(job)
