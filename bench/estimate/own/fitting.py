@@ -280,7 +280,7 @@ def _quantised(seen: Observations, fits: list[TermFit]) -> dict[str, float]:
             table = Table.of((num, num / one.step_s) for num, one in zip(weights, rows, strict=True))
             assert table is not None
             found[bits] = 1 / table.rates[-1]
-            term = f"dequantised matmul {bits}"
+            term = f"matmul dequantised {bits}"
             fits.append(_rate_fit(term, rows, "FLOP/s", lambda one: one.cost.gemm_flops / one.step_s))
     return found
 
