@@ -404,6 +404,13 @@ def test_a_case_that_fails_after_is_lost_and_not_just_incomparable(build: Any) -
     assert [row.lost for row in compare([after], [before]).rows] == [False]
 
 
+def test_sides_without_a_common_case_are_told_so_and_have_no_empty_table(build: Any) -> None:
+    sizes = ({"m": 64, "n": 64, "k": k, "dtype": "float32"} for k in (64, 128))
+    sides = [build.file(build.rounds([1e-3] * 3, params=size), id=f"{size['k']:016d}") for size in sizes]
+    said = show_verdicts.comparison(msgspec.to_builtins(compare(sides[:1], sides[1:])))
+    assert said[0] == "no case is on both sides: nothing can be compared"
+
+
 @pytest.mark.parametrize(("stolen", "verdict"), [((0.0, 0.12), "inconclusive"), ((0.12, 0.12), "slower")])
 def test_what_others_took_on_one_side_explains_a_difference(
     build: Any, stolen: tuple[float, float], verdict: str

@@ -412,6 +412,27 @@ def test_every_assumption_of_serving_moves_a_figure_and_no_other_is_told():
     assert plain["electricity_per_million_tokens"]["value"] == pytest.approx(0.2 * kwh)
 
 
+def test_copies_on_fewer_devices_stand_beside_one_over_all_where_they_serve_more():
+    asked = {"model": "qwen2.5-7b", "device": "rtx-3090", "stack": "vllm", "batch": 16}
+    found, one = bench.estimate_serving(**asked, count=4), bench.estimate_serving(**asked)
+    copies = found["copies"]
+    assert (copies["tp"], copies["num_copies"]) == (1, 4)
+    assert copies["tokens_per_s"] == pytest.approx(4 * one["tokens_per_s"]["value"])
+    assert copies["tokens_per_s"] > found["tokens_per_s"]["value"]
+    assert "4 on one device each (--tp 1)" in "\n".join(answers.serving(found))
+    assert bench.estimate_serving(**asked, count=4, tp=2)["copies"] is None  # as asked for
+    assert one["copies"] is None
+    large = {**asked, "model": "llama-3.1-70b", "device": "h100-sxm"}
+    assert bench.estimate_serving(**large, count=4)["copies"]["tp"] == 2  # on one it does not fit
+
+
+def test_more_users_than_a_replica_serves_are_counted_in_replicas():
+    asked = {"model": "qwen2.5-7b", "device": "rtx-4090", "stack": "vllm"}
+    few, many = (bench.estimate_serving(**asked, users=users) for users in (2, 500_000))
+    assert "% of one replica: take 1" in "\n".join(answers.serving(few))
+    assert "500,000 x 20 requests an hour ask for what" in "\n".join(answers.serving(many))
+
+
 def test_a_plan_refuses_words_that_it_does_not_know():
     with pytest.raises(TypeError, match="dayz"):
         bench.plan(device="h100-sxm", days=3, dayz=3)

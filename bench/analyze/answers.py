@@ -44,10 +44,20 @@ def serving(document: Document) -> list[str]:
         _line("rent", _per_million(document, "money_per_million_tokens", _money)),
         _line("carbon", _per_million(document, "carbon_kg_per_million_tokens", _mass, "joules_per_token")),
     ]  # fmt: skip
-    if users := document.get("users"):
+    if copies := document["copies"]:
+        each = "one device" if copies["tp"] == 1 else f"{copies['tp']} devices"
         lines.append(
-            _line("users", f"{users['users']} x {users['requests_per_hour']:g} requests an hour ask for "
-                  f"{units.percent(users['share_of_one_replica'], 0)} of one replica: take {users['replicas']}")
+            _line("copies", f"{copies['num_copies']} on {each} each (--tp {copies['tp']}): "
+                  f"{units.significant(copies['tokens_per_s'])} tok/s for {copies['num_copies'] * document['batch']} "
+                  f"at a time, next token {units.seconds(copies['tpot_s'])}")
+        )  # fmt: skip
+    if users := document.get("users"):
+        share = users["share_of_one_replica"]
+        part, whole = f"{units.percent(share, 0)} of one replica", f"what {units.significant(share)} replicas give"
+        much = part if share <= 1 else whole
+        lines.append(
+            _line("users", f"{users['users']:,} x {users['requests_per_hour']:g} requests an hour ask for {much}: "
+                  f"take {users['replicas']:,}")
         )  # fmt: skip
     asked = (
         f"{plain(document['model'])}, {units.count(document['num_parameters'])} parameters, weights "

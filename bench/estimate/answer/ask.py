@@ -112,6 +112,7 @@ def serving(
             f"{cluster.chip.name}: {what}; take more devices, --weights int4 or a smaller --batch"
         )
     document = {**serving_answer.document(found), "num_replicas": cluster.num_devices // width}
+    document["copies"] = None if tp or by_layers else _copies(job, where, supposed, found.tokens_per_s.value)
     if users:
         share, replicas = serving_answer.replicas_for(found, users, requests_per_hour)
         document["users"] = {
@@ -122,6 +123,26 @@ def serving(
         "assumed": [*_stranger(where.stack, evidence.serves_with(where.stack)), *supposed.notes],
         "verify": _verify_serving(job, model_name),
     }
+
+
+def _copies(job: ServingJob, where: Where, supposed: Assumptions, tokens_per_s: float) -> Document | None:
+    """Copies of the model on fewer devices each, the fewest that it fits on, where all together serve more; or None."""
+    num_devices = job.cluster.num_devices
+    for tp in (tp for tp in range(1, num_devices) if num_devices % tp == 0 == job.model.num_attention_heads % tp):
+        cluster = replace(job.cluster, num_devices=tp)
+        one = replace(job, cluster=cluster, layout=Layout(tp=tp))
+        means = evidence.serving_means(cluster, where.local, where.in_quarantine)
+        found = serving_answer.serving(one, means, supposed)
+        if not isinstance(found, str) and found.largest_batch >= job.batch:
+            together = num_devices // tp * found.tokens_per_s.value
+            figures = {
+                "tp": tp,
+                "num_copies": num_devices // tp,
+                "tokens_per_s": together,
+                "tpot_s": found.tpot_s.value,
+            }
+            return figures if together > tokens_per_s else None
+    return None
 
 
 def planned(
