@@ -36,8 +36,9 @@ def comparison(document: dict[str, Any], style: str = "simple") -> list[str]:
             "run them alternately, several times each, to see smaller differences"
         )
     header = ["case", "before", "after", "time ratio", "95 % interval", "rounds", "verdict"]
-    table = show.tabulate(header, body, style) if body else "no case is on both sides: nothing can be compared"
-    return [table, "", *show.styled(lines, style)]
+    if not body:
+        return show.styled(["no case is on both sides: nothing can be compared", *lines], style)
+    return [show.tabulate(header, body, style), "", *show.styled(lines, style)]
 
 
 def _score(found: dict[str, Any] | None) -> list[str]:
