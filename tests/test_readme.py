@@ -104,7 +104,7 @@ def test_the_first_page_has_what_a_newcomer_looks_for():
     for name in ("What you get", "Commands", "What will it take?", "How far off it is", "On a GPU", "Torch", "Status"):
         assert name in sections
     columns = (
-        "| command |", "| left out | rows |", "| building the store", "| work | tokens/s here |",
+        "| command |", "| left out | rows |", "| building the store", "| work | Xeon: here |",
         "| part | state |",
     )  # fmt: skip
     for column in columns:
