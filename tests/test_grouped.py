@@ -273,6 +273,17 @@ def test_a_case_that_the_first_run_skipped_has_its_unit(board: Any) -> None:
     assert one["rate"] and one["rate_unit"] == "FLOP/s"
 
 
+def test_boards_of_one_host_are_machines_and_their_hosts_are_counted(board: Any, build: Any) -> None:
+    files = [board("a", 1e-3), board("b", 1.1e-3), board("c", 1.2e-3)]
+    other = replace(build.session().host, memory_bytes=1 << 40)
+    files[2] = replace(files[2], session=replace(files[2].session, host=other))
+    found = groups(files)
+    assert [(one["machines"], one["hosts"]) for one in found] == [(3, 2)]
+    header, said = show_groups.grouped(found, None)[0].splitlines()[0], show_groups.grouped(found, None)
+    assert "hosts" in header and "hosts: where several of the machines are boards of one host" in said[-1]
+    assert "hosts" not in "".join(show_groups.grouped(groups(files[1:]), None))
+
+
 def test_a_host_whose_kernel_reserves_more_stays_one_machine(build: Any) -> None:
     hosts = [replace(build.session().host, memory_bytes=(24 << 30) - lost) for lost in (0, 446_464)]
     devices = [replace(build.session().devices[0], uuid_hash=None)]

@@ -27,7 +27,8 @@ def grouped(groups: Sequence[Row], by: str | None, style: str = "simple") -> lis
         said = ["in brackets: the number of machines that the median is over"] if several else []
         return [show.tabulate(["case", *map(plain, columns)], body, style), *_under(groups, said, style)]
     names, body = _listed(groups, by)
-    return [show.tabulate(names, body, style), *_under(groups, [_EXPLAINED], style)]
+    shared = ["hosts: where several of the machines are boards of one host"] if "hosts" in names else []
+    return [show.tabulate(names, body, style), *_under(groups, [_EXPLAINED, *shared], style)]
 
 
 def standing(places: Sequence[Row], style: str = "simple") -> list[str]:
@@ -89,7 +90,18 @@ def _under(groups: Sequence[Row], said: list[str], style: str) -> list[str]:
 
 def _listed(groups: Sequence[Row], by: str | None) -> tuple[list[str], list[list[str]]]:
     several = by != "device" and len({one["device"] for one in groups}) > 1
-    header = [by or "", "device", "case", "machines", "runs", "rate", "middle half", "of measured", "of datasheet"]
+    header = [
+        by or "",
+        "device",
+        "case",
+        "machines",
+        "hosts",
+        "runs",
+        "rate",
+        "middle half",
+        "of measured",
+        "of datasheet",
+    ]
     header += ["tokens/J", "tokens/money", "power", "limit", "of default", "clock", "at most", "notes"]
     ordered = sorted(groups, key=lambda one: named(by, one)) if by else groups
     body = [
@@ -98,6 +110,7 @@ def _listed(groups: Sequence[Row], by: str | None) -> tuple[list[str], list[list
             plain(one["device"]) if several else "",
             plain(one["case"]),
             str(one["machines"]),
+            str(one["hosts"]) if one["hosts"] != one["machines"] else "",
             str(one["runs"]),
             show.rate(one),
             _half(one),
