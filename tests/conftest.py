@@ -1,9 +1,10 @@
 """Shared fixtures: result files as they would be if the truth were known."""
 
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from bench.record import Planned, Record, ResultFile, Session, Work
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1.jsonl"
 SMALL = {"m": 64, "n": 64, "k": 64, "dtype": "float32"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends what tests start, also where a shell that started them in its background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Builder:
