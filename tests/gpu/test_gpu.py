@@ -62,6 +62,18 @@ def records_of(device: Any, name: str, **params: Any) -> list[Record]:
     return list(cases.measure(device, job, 0, cases.Witnesses(contention.HostWatch(1, 1e-3), meter.Meter())))
 
 
+def ran(device: Any, case: workload.Workload) -> workload.Step:
+    """A step of the case, called once; the test is skipped where the device lacks it."""
+    device.use_precision(case.dtype)
+    device.seed(0)
+    try:
+        step = device.prepare(case)
+        step.run()
+    except Unsupported as error:
+        pytest.skip(str(error))
+    return step
+
+
 def test_events_agree_with_the_hosts_clock(device: Any) -> None:
     step = device.prepare(workload.case("matmul", {"m": 4096, "n": 4096, "k": 4096, "dtype": "float32"}))
     measured = timer.measure(device, [step.run], SHORT)
@@ -120,14 +132,7 @@ def test_every_workload_is_right(device: Any, name: str, dtype: str) -> None:
     if not device.supports(dtype):
         pytest.skip(f"no {dtype} here")
     case = workload.case(name, {**kind.smoke, "dtype": dtype})
-    device.use_precision(dtype)
-    device.seed(0)
-    try:
-        step = device.prepare(case)
-        step.run()
-    except Unsupported as error:
-        pytest.skip(str(error))
-    assert step.error() <= case.tolerance()
+    assert ran(device, case).error() <= case.tolerance()
 
 
 ATTENTION = {"batch": 1, "num_heads": 8, "num_kv_heads": 8, "seq": 1024, "head_dim": 128, "dtype": "bfloat16"}
@@ -159,13 +164,7 @@ def test_real_sizes_are_right_by_the_kernels_they_are_meant_for(
     case = workload.case(name, params)
     if not device.supports(case.dtype):
         pytest.skip(f"no {case.dtype} here")
-    device.use_precision(case.dtype)
-    device.seed(0)
-    try:
-        step = device.prepare(case)
-        step.run()
-    except Unsupported as error:
-        pytest.skip(str(error))
+    step = ran(device, case)
     assert step.error() <= case.tolerance()
     hopper = device.vendor == "nvidia" and torch.cuda.get_device_capability(device.index)[0] == 9
     facts = step.facts()

@@ -271,11 +271,7 @@ def ideal(job: Serving) -> Ideal:
     model, chip = job.footprint, job.chip
     bandwidth = chip.memory_bytes_per_s * job.tp
     wanted = _at_once(job) if job.batch is None else job.batch
-    waves = max(1.0, wanted / job.room)
-    if job.batch is None:
-        waves = 1.0
-    elif not job.continuous:
-        waves = max(1.0, float(math.ceil(wanted / max(1.0, job.room) - 1e-6)))
+    waves = _waves(job, wanted)
     batch = max(1.0, wanted / waves)
     flops_per_s = peak_flops_per_s(chip, job.weights, job.half_sums) * job.tp
     # Queries meet keys in 16 bits, or wider, whatever the weights have.
@@ -289,6 +285,7 @@ def ideal(job: Serving) -> Ideal:
     logits = prompt_tokens if job.every_logit else wanted
     element = 4.0 if job.weights == "fp32" else 2.0
     size = WEIGHT_BYTES[job.weights]
+    unpacked = _unpacked_bytes(job, prompt_tokens)
     # Two sums over all devices a layer; or, round the experts alone, tokens given to all and their sums taken back.
     exchanged = 2.0 * (job.tp - 1) / job.tp * (2 - job.whole_attention) * model.layers * model.hidden * element
     read = model.parameters_read(1.0 if job.alike else batch / stages)
@@ -296,12 +293,6 @@ def ideal(job: Serving) -> Ideal:
     asked = sm_clocks_per_s(chip)
     link = chip.link_bytes_per_s or _LANES.get(chip.generation, _USUAL_LANES)
     scores = job.score_passes * job.prompt**2 * wanted * model.query_values / _HEAD_DIM * element
-    unpacked = 0.0
-    if job.unpacks and size < 2.0:
-        # Experts that get few tokens of a chunk are multiplied as they are.
-        few = model.experts and _CHUNK * model.experts_per_token / model.experts <= _FEW_TOKENS
-        written = model.dense_parameters if few else model.parameters_read(_CHUNK)
-        unpacked = (size + 4.0) * written * max(1.0, prompt_tokens / _CHUNK)
     return Ideal(
         prefill_flops=(
             2.0
@@ -336,6 +327,25 @@ def ideal(job: Serving) -> Ideal:
         waves=waves,
         prefill_batches=waves,
     )
+
+
+def _waves(job: Serving, wanted: float) -> float:
+    """How often a batch that does not fit has to begin anew: as rooms become free, or all of them together."""
+    if job.batch is None:
+        return 1.0
+    waves = wanted / job.room if job.continuous else math.ceil(wanted / max(1.0, job.room) - 1e-6)
+    return max(1.0, float(waves))
+
+
+def _unpacked_bytes(job: Serving, prompt_tokens: float) -> float:
+    """What is read and written to widen the weights anew for each chunk of the prompt, where that is done."""
+    model, size = job.footprint, WEIGHT_BYTES[job.weights]
+    if not job.unpacks or size >= 2.0:
+        return 0.0
+    # Experts that get few tokens of a chunk are multiplied as they are.
+    few = model.experts and _CHUNK * model.experts_per_token / model.experts <= _FEW_TOKENS
+    written = model.dense_parameters if few else model.parameters_read(_CHUNK)
+    return (size + 4.0) * written * max(1.0, prompt_tokens / _CHUNK)
 
 
 def _unequal(job: Serving, read: float) -> float:
