@@ -17,7 +17,7 @@ from bench.estimate.serving import jobs as inference_jobs
 from bench.estimate.serving import step as serving
 from bench.estimate.serving.figures import figures, table
 from bench.estimate.serving.possible import impossible
-from bench.estimate.serving.rows import predict, predict_job
+from bench.estimate.serving.rows import case_of, predict, predict_job
 
 ROW = {
     "source_id": "here", "device": "H100-SXM", "model": "meta-llama/Meta-Llama-3-8B", "params_b": "8.03",
@@ -41,6 +41,19 @@ def rate(one: inference_jobs.Case, rates: serving.Rates = RATES) -> float:
 
 
 # Physics
+
+
+@pytest.mark.parametrize("framework", ["vLLM", "llama.cpp", "TensorRT-LLM", "HF transformers", "DeepSpeed-MII"])
+def test_a_job_is_what_its_row_would_be(framework):
+    llama, h100 = model.find("llama-3.1-8b"), chip.find("h100-sxm")
+    row = case(model="meta-llama/Llama-3.1-8B", framework=framework)
+    job = ServingJob(
+        model=llama, cluster=Cluster(chip=h100, num_devices=1), stack=Stack(framework=framework),
+        prompt=512, output=512, batch=16,
+    )  # fmt: skip
+    asked = case_of(job).job
+    same = {"footprint": row.job.footprint, "chip": row.job.chip, "alike": row.job.alike}
+    assert dataclasses.replace(asked, **same) == row.job
 
 
 def test_a_model_of_the_catalog_is_weighed_as_its_shape_says():

@@ -94,11 +94,13 @@ def serving(
         raise UserError(f"tp {width} does not divide the {cluster.num_devices} devices")
     replica = replace(cluster, num_devices=width)
     layout = Layout(pp=width) if by_layers else Layout(tp=width)
+    precision = precision or _precision(cluster.chip)
     if weights == "full" and precision in ("fp8", "fp4"):
         weights = precision
     job = ServingJob(
         model=model, cluster=replica, layout=layout, stack=Stack(framework=where.stack), prompt=prompt,
-        output=output, batch=batch, precision=precision or _precision(cluster.chip), weights=weights,
+        output=output, batch=batch, precision=precision, weights=weights,
+        kv_bytes=evidence.cache_bytes(where.stack, "fp32" if precision == "fp32" else weights),
     )  # fmt: skip
     means = evidence.serving_means(replica, where.local, where.in_quarantine)
     supposed = assumed(where.supposed, cluster.chip, untold=("goodput",))
@@ -128,7 +130,8 @@ def serving(
 def _copies(job: ServingJob, where: Where, supposed: Assumptions, tokens_per_s: float) -> Document | None:
     """Copies of the model on fewer devices each, the fewest that it fits on, where all together serve more; or None."""
     num_devices = job.cluster.num_devices
-    for tp in (tp for tp in range(1, num_devices) if num_devices % tp == 0 == job.model.num_attention_heads % tp):
+    heads = job.model.num_attention_heads
+    for tp in (tp for tp in range(1, num_devices) if num_devices % tp == 0 and heads % tp == 0):
         cluster = replace(job.cluster, num_devices=tp)
         one = replace(job, cluster=cluster, layout=Layout(tp=tp))
         means = evidence.serving_means(cluster, where.local, where.in_quarantine)

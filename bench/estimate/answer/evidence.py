@@ -74,6 +74,13 @@ def splits_by_layers(stack: str) -> bool:
     return family_of(stack) in BY_LAYERS
 
 
+def cache_bytes(stack: str, weights: str) -> float:
+    """Of one cached value, as this software has it with such weights."""
+    from bench.estimate.serving.jobs import family_of, usual_cache_bytes
+
+    return usual_cache_bytes(family_of(stack), weights)
+
+
 def calibrated(
     cluster: Cluster, own: "Sequence[ResultFile]", in_quarantine: "Container[Key]" = ()
 ) -> "Calibration | None":

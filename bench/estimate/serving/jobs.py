@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -42,9 +42,10 @@ _MOST = {
 }  # fmt: skip
 # Eager attention writes the products, reads and writes them to scale, to mask and for the softmax, and reads them. Of
 # llama.cpp's, without flash attention, the mask and softmax are one, and only the lower triangle is gone through.
-_SCORE_PASSES = {"hf": 8.0, "pytorch": 8.0, "llama.cpp": 4.0}
-# Kernels of one layer that llama.cpp starts for a chunk of a prompt on CUDA, as of May 2024: seven products of three
-# (two conversions), seven more that unpack weights of fewer bits, and some twenty for attention, norms and copies.
+UNFUSED_PASSES = 8.0
+_SCORE_PASSES = {"hf": UNFUSED_PASSES, "pytorch": UNFUSED_PASSES, "llama.cpp": 4.0}
+# Kernels of one layer that llama.cpp starts for a chunk of a prompt on CUDA, as of May 2024: a rough count and no fit.
+# Seven products, each with conversions, attention, norms, positions and copies; more where weights are unpacked.
 _LLAMA_KERNELS, _LLAMA_UNPACKING = 45.0, 10.0
 # Models that were published in fewer than 16 bits, and llama.cpp's usual files from wide to narrow.
 _PUBLISHED_IN = ((r"gpt.?oss", "mxfp4"), (r"deepseek.(r1|v3)(?!.*distill)|kimi.k2", "fp8"))
@@ -124,36 +125,44 @@ def read(row: Row) -> Case | str:
     requests = _REQUESTS.get((round(prompt), round(output)), math.inf) if source == "trtllm" else math.inf
     # vLLM's data-parallel attention goes in lockstep, on paths of its own: another stack in all but name.
     variant = framework + COPIED if whole_attention and source != "trtllm" else framework
-    eager = family in ("hf", "pytorch")
+    job = Serving(
+        footprint=model,
+        chip=chip,
+        devices=devices,
+        tp=tp,
+        pp=pp,
+        whole_experts=whole_attention or (number(row, "ep") or 1) > 1 or "[ep]" in row.get("precision", "").lower(),
+        whole_attention=whole_attention,
+        prompt=prompt,
+        output=output,
+        requests=requests,
+        batch=None if kind == "output" and batch is None else (batch or 1.0),
+        weights=weights,
+        cache_bytes=_cache_bytes(row, weights, family),
+        alike=(source, family) in _ALIKE,
+        every_logit=kind == "prefill" and family in ("hf", "pytorch"),
+    )
     return Case(
         kind=kind,
         source=source,
         note=note,
         stack=Stack(framework=family, variant=variant, weights=weights, chip=chip),
-        job=Serving(
-            footprint=model,
-            chip=chip,
-            devices=devices,
-            tp=tp,
-            pp=pp,
-            whole_experts=whole_attention or (number(row, "ep") or 1) > 1 or "[ep]" in row.get("precision", "").lower(),
-            whole_attention=whole_attention,
-            prompt=prompt,
-            output=output,
-            requests=requests,
-            batch=None if kind == "output" and batch is None else (batch or 1.0),
-            weights=weights,
-            cache_bytes=_cache_bytes(row, weights, family),
-            score_passes=_SCORE_PASSES.get(family, 0.0),
-            stage_kernels=stage_kernels(family, weights),
-            unpacks=family == "llama.cpp" and chip.vendor in ("NVIDIA", "AMD"),
-            half_sums=family == "llama.cpp",
-            alike=(source, family) in _ALIKE,
-            every_logit=kind == "prefill" and eager,
-            continuous=family not in ("tensorrt-llm", "deepspeed", "hf") or kind != "offline",
-            reserves=family == "tensorrt-llm",
-            most_sequences=_MOST_SEQUENCES.get(family, 2048),
-        ),
+        job=run_by(family, job, kind),
+    )
+
+
+def run_by(family: str, job: Serving, kind: Kind) -> Serving:
+    """The job with all that this software does in its own way."""
+    llama = family == "llama.cpp"
+    return replace(
+        job,
+        score_passes=_SCORE_PASSES.get(family, 0.0),
+        stage_kernels=(_LLAMA_KERNELS + (job.weights != "full") * _LLAMA_UNPACKING) if llama else 0.0,
+        unpacks=llama and job.chip.vendor in ("NVIDIA", "AMD"),
+        half_sums=llama,
+        continuous=family not in ("tensorrt-llm", "deepspeed", "hf") or kind != "offline",
+        reserves=family == "tensorrt-llm",
+        most_sequences=_MOST_SEQUENCES.get(family, 2048),
     )
 
 
@@ -184,11 +193,6 @@ def family_of(framework: str) -> str:
         if re.search(pattern, text):
             return name
     return text
-
-
-def stage_kernels(family: str, weights: str) -> float:
-    """What a host starts one by one for each layer of a pipeline's stage; 0 where stages do not wait for it."""
-    return 0.0 if family != "llama.cpp" else _LLAMA_KERNELS + (weights != "full") * _LLAMA_UNPACKING
 
 
 def weights_of(row: Row) -> str | None:
@@ -277,10 +281,15 @@ def _lengths(row: Row, kind: Kind) -> tuple[float, float]:
 
 
 def _cache_bytes(row: Row, weights: str, family: str) -> float:
-    """Of one cached value: what the row says; NVIDIA's FP8 and FP4 checkpoints have an FP8 cache."""
+    """Of one cached value: what the row says, else what is usual."""
     stated = row.get("kv_dtype", "").lower()
     if "8" in stated:
         return 1.0
+    return 2.0 if stated and weights != "fp32" else usual_cache_bytes(family, weights)
+
+
+def usual_cache_bytes(family: str, weights: str) -> float:
+    """Of one cached value; NVIDIA's FP8 and FP4 checkpoints have an FP8 cache."""
     if weights == "fp32":
         return 4.0
-    return 1.0 if not stated and family == "tensorrt-llm" and weights in ("fp8", "fp4") else 2.0
+    return 1.0 if family == "tensorrt-llm" and weights in ("fp8", "fp4") else 2.0

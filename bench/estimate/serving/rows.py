@@ -63,27 +63,27 @@ def case_of(job: ServingJob) -> Case:
     tp = layout.tp if layout.tp * layout.pp * layout.dp == devices else max(1, devices // (layout.pp * layout.dp))
     family = inference_jobs.family_of(framework)
     variant = stacks.variant_of(list(store.fitted().groups.values()), family, framework, weights, chip)
+    made = serving.Serving(
+        footprint=footprint.of_model(job.model),
+        chip=replace(chip, link_bytes_per_s=_link_bytes_per_s(job.cluster, tp)),
+        devices=tp * layout.pp,
+        tp=tp,
+        pp=layout.pp,
+        whole_experts=layout.ep > 1,
+        prompt=float(job.prompt),
+        output=float(job.output),
+        batch=float(job.batch) / layout.dp,
+        weights=weights,
+        cache_bytes=job.kv_bytes,
+    )
+    made = inference_jobs.run_by(family, made, "offline")
+    if job.stack.attention == "unfused":
+        made = replace(made, score_passes=inference_jobs.UNFUSED_PASSES)
     return Case(
         kind="offline",
         source="",
         stack=Stack(framework=family, variant=variant, weights=weights, chip=chip),
-        job=serving.Serving(
-            footprint=footprint.of_model(job.model),
-            chip=replace(chip, link_bytes_per_s=_link_bytes_per_s(job.cluster, tp)),
-            devices=tp * layout.pp,
-            tp=tp,
-            pp=layout.pp,
-            whole_experts=layout.ep > 1,
-            prompt=float(job.prompt),
-            output=float(job.output),
-            batch=float(job.batch) / layout.dp,
-            weights=weights,
-            cache_bytes=job.kv_bytes,
-            score_passes=8.0 if job.stack.attention == "unfused" else 0.0,
-            stage_kernels=inference_jobs.stage_kernels(family, weights),
-            unpacks=family == "llama.cpp" and chip.vendor in ("NVIDIA", "AMD"),
-            half_sums=family == "llama.cpp",
-        ),
+        job=made,
     )
 
 
