@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 import bench
 from bench import record, workload
@@ -494,3 +495,9 @@ def test_an_interrupted_run_keeps_what_it_has_and_can_be_continued(results: Path
 def test_a_call_with_what_run_does_not_take_says_what_it_takes(wrong: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"settings.*\{'m': \['4096'\]\}"):
         bench.run("matmul", device="virtual", **wrong)
+
+
+@pytest.mark.parametrize("style", ["--csv", "--markdown"])
+def test_a_dry_run_has_no_table_of_results(style: str) -> None:
+    refused = CliRunner().invoke(main, ["run", "matmul", "--dry-run", style])
+    assert refused.exit_code == 2 and "--dry-run has no table of results" in refused.output

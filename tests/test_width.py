@@ -81,3 +81,8 @@ def test_the_terminal_decides_and_a_pipe_does_not(golden: Path) -> None:
     assert process.returncode == 0
     rules = [line for line in seen.decode().replace("\r", "").splitlines() if line.strip().startswith("---")]
     assert rules and max(map(len, rules)) <= 72
+
+
+def test_columns_of_nothing_and_terminals_of_none_raise_nothing():
+    for columns in (1, 2, 5, 80):
+        assert "a" in width.fitted(["case", "", "x"], [["a", "", "1"], ["b", "", "2"]], columns)

@@ -163,13 +163,17 @@ class TrainStep(Workload):
             with recorded_choices(transformer):
                 with torch.no_grad(), mixed:
                     loss = float(transformer.loss(inputs_BS, targets_BS))
-                logits_SV = reference_logits(transformer, inputs_BS[0])
-            reference = float(cross_entropy(logits_SV, targets_BS[0].to(logits_SV.device)))
+                reference = reference_loss(inputs_BS, targets_BS)
             # Relative to the loss of a guess, ln V, because a batch seen often enough leaves almost none.
             wrong = abs(loss - reference) / math.log(shape.vocab_size)
             if self.dtype == "float8_e4m3fn" and short % 16:  # too few tokens for its backward pass
                 return wrong
             return max(wrong, gradient_error(short))
+
+        def reference_loss(inputs_BS: torch.Tensor, targets_BS: torch.Tensor) -> float:
+            with torch.no_grad():
+                logits_SV = reference_logits(transformer, inputs_BS[0])
+            return float(cross_entropy(logits_SV, targets_BS[0].to(logits_SV.device)))
 
         def gradient_error(length: int) -> float:
             # On tokens not seen before, of which the loss is no remainder.
@@ -180,14 +184,9 @@ class TrainStep(Workload):
                 with mixed:
                     return transformer.loss(inputs_BS, targets_BS)
 
-            def reference() -> float:
-                with torch.no_grad():
-                    logits_SV = reference_logits(transformer, inputs_BS[0])
-                return float(cross_entropy(logits_SV, targets_BS[0].to(logits_SV.device)))
-
             # One token attends to itself alone, and one expert has all of a token: whatever chooses then has no slope.
             each = length > 1 and shape.num_experts_per_tok != 1
             with recorded_choices(transformer):
-                return slope_error(mixed_loss, reference, parameters, each=each)
+                return slope_error(mixed_loss, lambda: reference_loss(inputs_BS, targets_BS), parameters, each=each)
 
         return Step(run=run, error=error, facts=facts, shares=lambda: shares(run, device))

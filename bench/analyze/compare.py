@@ -19,7 +19,7 @@ from bench.record import Record, ResultFile
 
 # Two sides measured one after the other differ by the drift of the machine between the two sittings: temperature,
 # neighbours, page layout. Standard deviation of what a sitting does to the logarithm of a time beyond what its rounds
-# show, and how sure we are of it in degrees of freedom. For CPUs from runs of the same thing (README, "Comparing");
+# show, and how sure we are of it in degrees of freedom. For CPUs from runs of the same thing (METHOD.md, "Comparing");
 # elsewhere assumed.
 SITTING_SD = {"cpu": 0.015}
 SITTING_SD_ELSEWHERE = 0.01

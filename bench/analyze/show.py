@@ -244,20 +244,8 @@ def one_style(**chosen: bool) -> str | None:
 def _cells(rows: Sequence[Row], *, devices: bool, marks: dict[str, str]) -> tuple[list[str], Cells]:
     """Case, step time with its spread, rate, shares of the roofs, rounds, what to know."""
     several, digits = _apart(rows)
-    header = [
-        "device",
-        "case",
-        "machine",
-        "started",
-        "step",
-        "±95 %",
-        "rate",
-        "of measured",
-        "of datasheet",
-        "MFU",
-        "HFU",
-    ]
-    header += ["power", "energy", "rounds", "notes"]
+    header = ["device", "case", "machine", "started", "step", "±95 %", "rate", "of measured", "of datasheet"]
+    header += ["MFU", "HFU", "power", "energy", "rounds", "notes"]
     body = [
         [
             plain(row["device"]) if devices else "",
@@ -286,14 +274,13 @@ def _apart(rows: Sequence[Row]) -> tuple[bool, int]:
     for row in rows:
         cases.setdefault((row["device"], row["case"]), []).append(row)
 
-    def told(digits: int) -> bool:
+    def tells(digits: int) -> bool:
         starts = (({row["started"][:digits] for row in own}, {row["session"] for row in own}) for own in cases.values())
         return all(len(moments) == len(runs) for moments, runs in starts)
 
     several = any(len({row["machine"] for row in own}) > 1 for own in cases.values())
-    return several, next(
-        (digits for digits in (0, len("2026-11-27T19:05")) if told(digits)), len("2026-11-27T19:05:49")
-    )
+    minute, second = len("2026-11-27T19:05"), len("2026-11-27T19:05:49")
+    return several, 0 if tells(0) else minute if tells(minute) else second
 
 
 def _energy(row: Row) -> str:

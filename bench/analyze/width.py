@@ -43,7 +43,7 @@ def fitted(header: Sequence[str], body: Cells, width: int) -> str:
         lines.append(INDENT + GAP.join("-" * widths[place] for place in band))
     for cells in body:
         if title := GAP.join(filter(None, cells[:named])):
-            lines += textwrap.wrap(title, width, subsequent_indent=INDENT * 2, break_long_words=False)
+            lines += textwrap.wrap(title, max(1, width), subsequent_indent=INDENT * 2, break_long_words=False)
         for band in bands:
             lines += _row(cells, band, widths, right)
     return "\n".join(line.rstrip() for line in lines)
@@ -71,7 +71,7 @@ def _row(
     cells: Sequence[str], band: list[int], widths: list[int], right: list[bool], *, bottom: bool = False
 ) -> list[str]:
     """A line of values, or several where a cell is folded; those of a header stand at its bottom."""
-    folded = [textwrap.wrap(cells[place], widths[place], break_long_words=False) for place in band]
+    folded = [textwrap.wrap(cells[place], max(1, widths[place]), break_long_words=False) for place in band]
     height = max(map(len, folded))
     lines = []
     for number in range(height):

@@ -86,10 +86,13 @@ def run(
     """Measure WORKLOADS, or a whole suite; write a result file and print a table."""
     from bench import commands, units
     from bench.analyze import show, show_laboratory
+    from bench.errors import UserError
     from bench.measure.choice import Request
 
     _keep_at_a_signal()
     style = show.one_style(json=as_json, csv=as_csv, markdown=as_markdown)
+    if dry_run and style in ("csv", "markdown"):
+        raise UserError(f"--dry-run has no table of results for --{style}: it prints the plan, as --json too")
     told = progress_to(progress)
     timeout_s = units.parse_duration(timeout) if timeout else None
     if resume:

@@ -97,7 +97,7 @@ def _without_launches(
     eager: timer.Measurement,
     cache: str,
     seen: Witnesses,
-    draft: "Draft",
+    draft: Draft,
 ) -> Iterator[Record]:
     """The device's own time of the same steps: replayed from a graph, or from a queue that was filled beforehand.
 

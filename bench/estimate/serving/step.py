@@ -81,7 +81,6 @@ class Ideal:
     messages: Any  # all-reduces and hand-overs in one forward pass
     steps: Any  # decode steps from the first to the last token
     waves: Any  # how often the steps are gone through, because the cache holds only so many sequences at once
-    prefill_batches: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +110,8 @@ def prefill_s(ideal: Ideal, rates: Rates) -> dict[str, Any]:
     return {
         "prefill": products,
         "prefill memory": ideal.prefill_activations / _STREAM,
-        "launch": ideal.prefill_batches * (ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s),
-        "communication": ideal.prefill_exchange / rates.link + ideal.prefill_batches * ideal.messages * rates.message_s,
+        "launch": ideal.waves * (ideal.layers * rates.host_s + ideal.expert_layers * rates.expert_s),
+        "communication": ideal.prefill_exchange / rates.link + ideal.waves * ideal.messages * rates.message_s,
     }
 
 
@@ -325,7 +324,6 @@ def ideal(job: Serving) -> Ideal:
         messages=2.0 * model.layers * (job.tp > 1) + (job.pp - 1),
         steps=max(0.0, job.output - 1),
         waves=waves,
-        prefill_batches=waves,
     )
 
 
