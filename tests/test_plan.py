@@ -270,6 +270,8 @@ def test_earlier_speeds_are_kept_while_they_are_confirmed() -> None:
     kept = choice.settled(now, [earlier])
     assert kept == msgspec.structs.replace(earlier, free_bytes=now.free_bytes)  # what is free is free now
     assert choice.settled(now, []) == now
+    busy = speeds(0.3e12, 0.6e11, 8e9, bfloat16=3e12)  # beside other programs
+    assert choice.settled(busy, [earlier]) == earlier
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,16 @@ def test_a_loop_that_stops_now_and_then_is_told_by_its_whole_time(tmp_path):
     assert row["rate"] == pytest.approx(1000 * counted / one.timing.window_s, rel=1e-4)
 
 
+def test_a_loop_that_becomes_faster_is_told_to_drift_and_is_no_bad_file(tmp_path):
+    path = tmp_path / "own.jsonl"
+    with bench.meter("drifts", tokens_per_step=1000, device="cpu", out=path, settle_steps=2) as meter:
+        _loop(meter, 30, 0.06)
+        _loop(meter, 30, 0.02)
+    (one,) = record.read(path).records
+    assert "not_steady" in one.flags
+    assert not [finding for finding in bench.check([path]) if finding["level"] == "error"]
+
+
 def test_a_loop_that_is_shorter_than_a_block_is_one_block(tmp_path):
     path = tmp_path / "own.jsonl"
     with bench.meter("short", device="cpu", out=path, settle_steps=1) as meter:

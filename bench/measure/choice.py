@@ -22,9 +22,9 @@ _SUITES = Path(__file__).resolve().parent.parent.parent / "workloads" / "suites"
 MEMORY_SHARE = 0.7
 # A narrower type must multiply this much faster than float32 to count as the fast one.
 FAST_GAIN = 1.25
-# Speeds of an earlier run are kept unless the machine has changed by more than this: on the edge between two rungs,
-# noise would otherwise choose another rung each time, and nothing could be compared.
-SAME_SPEED = 2.0
+# Speeds of an earlier run are kept unless a new look is so much faster, or slower: on the edge between two rungs, noise
+# would otherwise choose another rung each time, and nothing could be compared. Other programs make a look slower only.
+FASTER, SLOWER = 2.0, 4.0
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -184,7 +184,7 @@ def settled(current: Speeds, earlier: list[Speeds]) -> Speeds:
     """The first of the `earlier` speeds of this machine that the current ones confirm, else the current ones."""
     for speeds in earlier:
         if speeds.flops_per_s.keys() == current.flops_per_s.keys() and all(
-            1 / SAME_SPEED < before / now < SAME_SPEED
+            1 / FASTER < before / now < SLOWER
             for before, now in (
                 (speeds.bytes_per_s, current.bytes_per_s),
                 *((speeds.flops_per_s[dtype], current.flops_per_s[dtype]) for dtype in current.flops_per_s),

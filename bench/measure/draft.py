@@ -124,7 +124,6 @@ class Draft:
     def _flags(
         self, device: Device, measured: timer.Measurement, check: Check | None, evidence: Contention
     ) -> list[Flag]:
-        location, steady = stats.location(measured.samples_s), stats.steadiness(measured.samples_s).steady
         wall, monotonic = time.time() - self._anchor[0], time.perf_counter() - self._anchor[1]
         found: dict[Flag, bool] = {
             "bad_output": check is not None and not check.error <= check.tolerance,
@@ -132,13 +131,20 @@ class Draft:
             "ci_not_reached": measured.stop != "precise",
             "host_noisy": device.clock != "virtual" and contention.noisy(evidence),
             "launch_bound": measured.launch_bound,
-            "not_steady": steady is False,
             "page_faults": not device.asynchronous
             and (evidence.page_faults_per_step or 0) * FAULT_S > FAULT_SHARE * measured.median_s,
-            "strong_autocorrelation": (location.rho1 or 0) > 0.9,
             "wallclock_stepped": abs(wall - monotonic) > 0.005,
         }
-        return [flag for flag, raised in found.items() if raised]
+        return [*unrest(measured.samples_s), *(flag for flag, raised in found.items() if raised)]
+
+
+def unrest(samples_s: list[float]) -> list[Flag]:
+    """What samples say of themselves: that they drift or step, that each is like the one before."""
+    found: dict[Flag, bool] = {
+        "not_steady": stats.steadiness(samples_s).steady is False,
+        "strong_autocorrelation": (stats.location(samples_s).rho1 or 0) > 0.9,
+    }
+    return [flag for flag, raised in found.items() if raised]
 
 
 def _checked(device: Device, step: Step, tolerance: float, wrong: float) -> tuple[Check | None, str]:

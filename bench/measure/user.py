@@ -28,7 +28,7 @@ from bench.device import Device
 from bench.errors import UserError, describe
 from bench.measure import contention, environment, preflight, telemetry
 from bench.measure import meter as meters
-from bench.measure.draft import now, thinned
+from bench.measure.draft import now, thinned, unrest
 from bench.measure.journal import Journal, refuse_existing
 from bench.record import Identity, Planned, Protocol, Record, Session, Speeds, Timing, Work
 from bench.workload import USERS_OWN
@@ -143,11 +143,13 @@ class UserMeter:
             reasons["peak_memory_bytes"] = peak.reason
         if error:
             reasons["ended"] = describe(error)
+        samples_s = [float(f"{one:.7g}") for one in thinned(self._samples_s)]
+        noisy = ["host_noisy"] if contention.noisy(evidence) else []
         return record_of(
             base,
             status="ok",
             reason=None,
-            samples_s=[float(f"{one:.7g}") for one in thinned(self._samples_s)],
+            samples_s=samples_s,
             timing=Timing(
                 clock="host" if self._device.clock == "event" else self._device.clock,
                 repeats=self._repeats, input_sets=1,
@@ -158,7 +160,7 @@ class UserMeter:
             peak_memory_bytes=None if peak.value is None else int(peak.value),
             energy=told.energy,
             telemetry=told.telemetry,
-            flags=sorted({"ci_not_reached", *told.flags, *(["host_noisy"] if contention.noisy(evidence) else [])}),
+            flags=sorted({"ci_not_reached", *told.flags, *unrest(samples_s), *noisy}),
             reasons={**reasons, "timing.enqueue_s": "a loop that is not ours is timed in blocks"},
             ended=now(),
         )  # fmt: skip
