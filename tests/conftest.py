@@ -45,6 +45,9 @@ class Builder:
         fields.setdefault("identity", identity)
         if "work" not in fields:
             fields["work"] = Work.of(workload.case(name, dict(params)).cost())
+        if samples_s and "timing" not in fields and self._record.timing:
+            window_s = sum(samples_s) * self._record.timing.repeats
+            fields["timing"] = msgspec.structs.replace(self._record.timing, window_s=window_s)
         return msgspec.structs.replace(self._record, workload=name, params=params, samples_s=list(samples_s), **fields)
 
     def failed(self, status: str, **fields: Any) -> Record:

@@ -52,6 +52,7 @@ def test_what_the_builder_makes_is_sound(build: Any, tmp_path: Path) -> None:
         (lambda one: replace(one, samples_s=[1e7]), "more than days"),
         (lambda one: replace(one, check=replace(one.check, error=1.0)), "error 1 over 0.001, not flagged"),
         (lambda one: replace(one, samples_s=[60.0]), "longer than the window"),
+        (lambda one: replace(one, samples_s=[sample / 1000 for sample in one.samples_s]), "samples or repeats are not"),
         (lambda one: replace(one, work=replace(one.work, gemm_flops=1)), "not what these parameters come to"),
         (lambda one: replace(one, work=replace(one.work, bytes=one.work.bytes * 10)), "not what these parameters"),
         (lambda one: replace(one, work=replace(one.work, tokens=7)), "not what these parameters come to"),

@@ -24,10 +24,13 @@ from bench.record import Record, ResultFile
 SITTING_SD = {"cpu": 0.015}
 SITTING_SD_ELSEWHERE = 0.01
 SITTING_DF = 30
+ALONE = "a side has one round, and one round does not say how far rounds differ"
 # Differences smaller than this do not matter to anybody.
 THRESHOLD = 0.02
-# A single round on a side says nothing of how rounds differ; this is assumed then.
-LAUNCH_SD = 0.01
+# A single round on a side says nothing of how rounds differ. This is assumed for the interval then, and no verdict is
+# given. For CPUs what rounds of `quick` differ by (DECISIONS.md, 2026-11-27); elsewhere assumed.
+LAUNCH_SD = {"cpu": 0.07}
+LAUNCH_SD_ELSEWHERE = 0.01
 FALSE_DISCOVERIES = 0.05
 CONFIDENCE = 0.95
 # One machine says nothing of how machines of its model differ. Assumed then: 5 % and more within a node are known
@@ -122,26 +125,32 @@ def _compared(before: Side, after: Side, threshold: float, *, across: bool) -> C
     interleaved = _interleaved(before.records, after.records)
     ratio, common = _ratio(before, after, interleaved)
     found, reason = stats.verdict(ratio, threshold), ""
-    if doubt := found in {"faster", "slower"} and _doubt(before, after, math.log(ratio.ratio)):
+    if found != "inconclusive" and _alone(before, after):
+        found, reason = "inconclusive", ALONE
+    elif doubt := found in {"faster", "slower"} and _doubt(before, after, math.log(ratio.ratio)):
         found, reason = "inconclusive", doubt
     elif found in {"faster", "slower"} and not across:
         reason = _hint(before, after, math.log(ratio.ratio), threshold)
-    reason = "; ".join(filter(None, (reason, "" if across else _chosen(before, after))))
     return Comparison(
         case=case,
         device=device,
         verdict=found,
-        reason=reason,
+        reason="; ".join(filter(None, (reason, "" if across else _chosen(before, after)))),
         before_s=_typical(before),
         after_s=_typical(after),
         rounds=(len(before.launches_s), len(after.launches_s)),
         ratio=ratio.ratio,
         interval95=(ratio.interval95.low, ratio.interval95.high),
-        p_value=ratio.p_value,
+        p_value=None if reason == ALONE else ratio.p_value,
         interleaved=interleaved,
         machines=(len(before.machines), len(after.machines)),
         error=Error(own=max(0.0, ratio.standard_error_log**2 - common), common=common, df=ratio.df),
     )
+
+
+def _alone(before: Side, after: Side) -> bool:
+    """Whether a side of one machine has one round: how far rounds differ is then assumed and not seen."""
+    return max(len(before.machines), len(after.machines)) == 1 and 1 in map(len, (before.launches_s, after.launches_s))
 
 
 def _doubt(before: Side, after: Side, log_ratio: float) -> str:
@@ -171,6 +180,8 @@ def _believed(found: Score | None, pairs: Sequence[tuple[Side, Side]]) -> Score 
     low, high = found.interval95
     if low <= 1 <= high:
         return found
+    if any(_alone(*pair) for pair in pairs):
+        return replace(found, reason=ALONE)
     sides = [Side([summary for pair in pairs for summary in pair[which].summaries]) for which in (0, 1)]
     return replace(found, reason=_disturbed(sides[0], sides[1], math.log(found.ratio)))
 
@@ -249,7 +260,7 @@ def _ratio(before: Side, after: Side, interleaved: bool) -> tuple[stats.Ratio, f
         sitting_sd = SITTING_SD.get(before.vendor, SITTING_SD_ELSEWHERE)
         # One round alone shows no spread of its own: it brings the assumed one.
         alone = sum(len(side.launches_s) == 1 for side in (before, after))
-        common = 2 * sitting_sd**2 + alone * LAUNCH_SD**2
+        common = 2 * sitting_sd**2 + alone * LAUNCH_SD.get(before.vendor, LAUNCH_SD_ELSEWHERE) ** 2
         ratio = stats.welch_ratio(before.launches_s, after.launches_s, extra_variance=common, extra_df=SITTING_DF)
     assert ratio is not None
     return ratio, ratio.standard_error_log**2 if several else common

@@ -56,6 +56,8 @@ def standing(places: Sequence[Row], style: str = "simple") -> list[str]:
         f"device: {plain(first['device'])}{chip}, machine {plain(first['machine'])}",
         "others: the median of other machines with the same chip and the same work, each by its typical run",
     ]
+    if not any(one["others"] for one in places):
+        lines.append("nobody else's results of this work on such a device are here; this machine's own are not counted")
     if any(one["others"] and one["others"] < QUARTILES for one in places):
         lines.append(f"fewer than {QUARTILES} others are no distribution: their number says how much a place is worth")
     return [show.tabulate(*show.without_empty(header, body), style), "", *show.styled(lines, style)]
