@@ -217,7 +217,7 @@ def test_samples_that_do_not_fit_into_their_window_are_refused(build: Any, judge
     one = timed(build)
     assert levels(judged([replace(one, timing=replace(one.timing, window_s=6e-3))]), "window") == {"error"}
     late = replace(one, started="2026-11-25T10:00:00.000+00:00", ended="2026-11-25T10:00:00.100+00:00")
-    long = replace(late, timing=replace(one.timing, window_s=3.0))
+    long = replace(late, timing=replace(one.timing, window_s=3.0, repeats=375))
     assert levels(judged([long]), "moment") == {"error"}
     assert judged([replace(long, flags=["wallclock_stepped"])]) == []
 
